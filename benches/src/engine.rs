@@ -1,0 +1,126 @@
+//! Role `a`: the whole product on the topic, from log to Delta table, as a user would run it.
+
+use anyhow::{Context as _, Result, bail};
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Decimal128Type, Int64Type, TimeUnit};
+use tidemill_runtime::{Pipeline, Settings, StatementResult};
+
+use crate::load::topic;
+use crate::measure::Stopwatch;
+use crate::{Digest, Measured};
+
+/// Which columns the source declares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Declared {
+    /// The four the query reads.
+    Four,
+    /// All twelve of the payload.
+    Twelve,
+}
+
+const FOUR: &str = "product_id TEXT, quantity INT, unit_price DECIMAL(10,2), ordered_at BIGINT";
+const TWELVE: &str = "order_id TEXT, customer_id TEXT, product_id TEXT, category TEXT, \
+    quantity INT, unit_price DECIMAL(10,2), currency TEXT, country TEXT, channel TEXT, \
+    ordered_at BIGINT, status TEXT, note TEXT";
+
+/// Runs the pipeline until the topic's end is committed and published.
+///
+/// # Errors
+/// If anything fails on the way.
+pub fn run(brokers: &str, orders: u64, declared: Declared) -> Result<Measured> {
+    let folder = tempfile::Builder::new()
+        .prefix("tidemill-bench-a-")
+        .tempdir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let watch = Stopwatch::start()?;
+        let pipeline = Pipeline::open(Settings {
+            data_dir: folder.path().to_path_buf(),
+            kafka_brokers: Some(brokers.to_string()),
+            ..Settings::default()
+        })
+        .await?;
+        pipeline.execute(&script(orders, declared)).await?;
+        pipeline.start().await?;
+        if !pipeline.wait_drained().await? {
+            bail!("the source is not bounded");
+        }
+        let mut measured = watch.stop()?;
+        measured.digest = Some(answer(&pipeline).await?);
+        pipeline.stop().await?;
+        Ok(measured)
+    })
+}
+
+fn script(orders: u64, declared: Declared) -> String {
+    let columns = if declared == Declared::Four {
+        FOUR
+    } else {
+        TWELVE
+    };
+    let topic = topic(orders);
+    format!(
+        "CREATE SOURCE orders (
+           {columns},
+           ordered AS to_timestamp_millis(ordered_at),
+           WATERMARK FOR ordered AS ordered - INTERVAL '2' SECOND
+         ) WITH ('connector' = 'kafka', 'topic' = '{topic}', 'format' = 'json',
+                 'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset');
+         CREATE MATERIALIZED VIEW sales AS
+         SELECT window_start, window_end, product_id, count(*) AS orders,
+                sum(quantity * unit_price) AS revenue, avg(unit_price) AS price
+         FROM TABLE(TUMBLE(TABLE orders, DESCRIPTOR(ordered), INTERVAL '1' MINUTE))
+         GROUP BY window_start, window_end, product_id
+         EMIT ON WINDOW CLOSE;"
+    )
+}
+
+/// Reads the table back, after the clock was stopped.
+async fn answer(pipeline: &Pipeline) -> Result<Digest> {
+    let statement = "SELECT window_start, product_id, orders, revenue FROM sales";
+    let mut digest = Digest::default();
+    for result in pipeline.execute(statement).await? {
+        if let StatementResult::Rows { batches, .. } = result {
+            for batch in &batches {
+                add(&mut digest, batch)?;
+            }
+        }
+    }
+    Ok(digest)
+}
+
+fn add(digest: &mut Digest, batch: &RecordBatch) -> Result<()> {
+    let column = |name: &str, wanted: &DataType| -> Result<_> {
+        let column = batch
+            .column_by_name(name)
+            .with_context(|| format!("no column {name}"))?;
+        Ok(cast(column, wanted)?)
+    };
+    let starts = column(
+        "window_start",
+        &DataType::Timestamp(TimeUnit::Millisecond, None),
+    )?;
+    let starts = cast(&starts, &DataType::Int64)?;
+    let starts = starts.as_primitive::<Int64Type>();
+    let products = column("product_id", &DataType::Utf8)?;
+    let products = products.as_string::<i32>();
+    let orders = column("orders", &DataType::Int64)?;
+    let orders = orders.as_primitive::<Int64Type>();
+    let revenue = column("revenue", &DataType::Decimal128(38, 2))?;
+    let revenue = revenue.as_primitive::<Decimal128Type>();
+    for row in 0..batch.num_rows() {
+        digest.add(
+            starts.value(row),
+            products.value(row),
+            u64::try_from(orders.value(row))?,
+            u64::try_from(revenue.value(row))?,
+        );
+    }
+    if revenue.null_count() > 0 {
+        bail!("a revenue is null");
+    }
+    Ok(())
+}

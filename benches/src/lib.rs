@@ -1,0 +1,18 @@
+//! What the benchmarks share: the load, the programs to compare, the measuring.
+//!
+//! Every program runs in a process of its own (the benchmark executable started again with a role
+//! in its environment), so that CPU time is that of the program alone, broker and generator left
+//! out. Nothing here runs in the product.
+
+pub mod broker;
+pub mod digest;
+pub mod engine;
+pub mod floor;
+pub mod load;
+pub mod measure;
+pub mod orders;
+pub mod report;
+pub mod role;
+
+pub use digest::Digest;
+pub use measure::Measured;

@@ -1,0 +1,314 @@
+//! JSON payloads to Arrow rows: one object per record, checked against the declared columns.
+//!
+//! Invariants: every record ends up in exactly one of rows, faults and tombstones; rows keep the
+//! order of their records; one bad record never costs another its place. Values are read as text
+//! by arrow-json and parsed by `convert`, so that money is exact, `1.5` is no integer and an
+//! epoch is never taken for a date.
+
+mod convert;
+mod encode;
+mod text;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow_json::reader::{Decoder, ReaderBuilder};
+use bytes::Bytes;
+use tidemill_contract::{Error, Options, RawBatch, Result, RowFault};
+
+pub use encode::{encode, encode_lines};
+
+/// Rows tokenised before they are turned into columns; bounds the tape.
+const TAPE_ROWS: usize = 8192;
+/// Longest reason kept with a fault.
+const REASON_CHARS_MAX: usize = 240;
+
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The good rows, in the physical columns.
+    pub rows: RecordBatch,
+    /// For each row the index of its record in the raw batch.
+    pub record_index: Vec<u32>,
+    /// The bad records, ascending by record index.
+    pub faults: Vec<(u32, RowFault)>,
+    /// Records without a payload.
+    pub tombstones: u64,
+}
+
+/// Decodes JSON objects into the physical columns of a source.
+#[derive(Debug)]
+pub struct JsonDecoder {
+    physical: SchemaRef,
+    wire: SchemaRef,
+    tape: Decoder,
+    epoch: EpochUnit,
+}
+
+/// Where the results of one batch gather.
+struct Gathering<'a> {
+    raw: &'a RawBatch,
+    parts: Vec<RecordBatch>,
+    record_index: Vec<u32>,
+    faults: Vec<(u32, RowFault)>,
+}
+
+impl Gathering<'_> {
+    fn payload(&self, record: u32) -> Bytes {
+        self.raw.records[record as usize]
+            .payload
+            .clone()
+            .unwrap_or_default()
+    }
+
+    fn fault(&mut self, record: u32, stage: &'static str, reason: &str) {
+        let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+        self.faults.push((
+            record,
+            RowFault {
+                raw: self.payload(record),
+                stage,
+                reason,
+            },
+        ));
+    }
+}
+
+/// Why a payload did not get onto the tape.
+enum Unfit {
+    /// Seen before anything was written.
+    Refused(&'static str),
+    /// The tape holds half of it and must be made anew.
+    Spoilt(String),
+}
+
+impl JsonDecoder {
+    /// A decoder for these columns. JSON keys are the column names; other keys are ignored, and
+    /// of a repeated key the last one counts.
+    ///
+    /// # Errors
+    /// `TM541` for a column type JSON cannot carry, `TM551` for a wrong option.
+    pub fn new(physical: SchemaRef, options: &Options) -> Result<Self> {
+        let epoch = epoch_unit(options)?;
+        let mut fields = Vec::with_capacity(physical.fields().len());
+        for field in physical.fields() {
+            let data_type = wire::data_type(field.data_type()).ok_or_else(|| {
+                Error::invalid(
+                    "TM541",
+                    format!(
+                        "column '{}': JSON cannot carry {}",
+                        field.name(),
+                        field.data_type()
+                    ),
+                )
+            })?;
+            // Nullable here: a missing NOT NULL value is a fault of its row, not of the batch.
+            fields.push(
+                field
+                    .as_ref()
+                    .clone()
+                    .with_data_type(data_type)
+                    .with_nullable(true),
+            );
+        }
+        let wire = Arc::new(Schema::new(fields));
+        let tape = new_tape(&wire)?;
+        Ok(Self {
+            physical,
+            wire,
+            tape,
+            epoch,
+        })
+    }
+
+    /// Decodes a batch. Bad rows are in the result, not in the error.
+    ///
+    /// # Errors
+    /// Only on bugs of ours.
+    pub fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
+        let mut gathering = Gathering {
+            raw,
+            parts: Vec::new(),
+            record_index: Vec::new(),
+            faults: Vec::new(),
+        };
+        let mut tombstones = 0;
+        let mut taped: Vec<u32> = Vec::with_capacity(raw.records.len().min(TAPE_ROWS));
+        for (record, index) in raw.records.iter().zip(0_u32..) {
+            let Some(payload) = &record.payload else {
+                tombstones += 1;
+                continue;
+            };
+            match self.feed(payload) {
+                Ok(()) => taped.push(index),
+                Err(Unfit::Refused(reason)) => gathering.fault(index, "decode", reason),
+                Err(Unfit::Spoilt(reason)) => {
+                    gathering.fault(index, "decode", &reason);
+                    self.tape = new_tape(&self.wire)?;
+                    self.retry(&mut gathering, &std::mem::take(&mut taped))?;
+                }
+            }
+            if taped.len() == TAPE_ROWS {
+                self.flush(&mut gathering, &std::mem::take(&mut taped))?;
+            }
+        }
+        self.flush(&mut gathering, &taped)?;
+
+        let rows = match gathering.parts.len() {
+            0 => RecordBatch::new_empty(Arc::clone(&self.physical)),
+            1 => gathering.parts.remove(0),
+            _ => compute::concat_batches(&self.physical, &gathering.parts)
+                .map_err(|e| Error::internal(format!("cannot join decoded rows: {e}")))?,
+        };
+        let mut faults = gathering.faults;
+        faults.sort_by_key(|(index, _)| *index);
+        Ok(Decoded {
+            rows,
+            record_index: gathering.record_index,
+            faults,
+            tombstones,
+        })
+    }
+
+    /// Puts one payload on the tape; it must be exactly one JSON object.
+    fn feed(&mut self, payload: &[u8]) -> Result<(), Unfit> {
+        let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
+        match first {
+            Some(b'{') => {}
+            Some(0xEF) => return Err(Unfit::Refused("the payload begins with a byte order mark")),
+            Some(_) => return Err(Unfit::Refused("the payload is not a JSON object")),
+            None => return Err(Unfit::Refused("the payload is empty")),
+        }
+        let before = self.tape.len();
+        match self.tape.decode(payload) {
+            Err(error) => Err(Unfit::Spoilt(
+                text::strip_prefix(&error.to_string()).to_owned(),
+            )),
+            Ok(_) if self.tape.has_partial_record() => {
+                Err(Unfit::Spoilt("the JSON object is not complete".to_owned()))
+            }
+            Ok(consumed) if consumed != payload.len() || self.tape.len() != before + 1 => Err(
+                Unfit::Spoilt("the payload holds more than one JSON value".to_owned()),
+            ),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Turns what is on the tape, the given records, into columns.
+    fn flush(&mut self, gathering: &mut Gathering<'_>, records: &[u32]) -> Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        match self.tape.flush() {
+            Ok(Some(batch)) => self.take(gathering, &batch, records),
+            Ok(None) => Err(Error::internal("the JSON tape lost its rows")),
+            Err(error) => {
+                self.tape = new_tape(&self.wire)?;
+                if let [record] = records {
+                    gathering.fault(*record, "decode", text::strip_prefix(&error.to_string()));
+                    return Ok(());
+                }
+                let (left, right) = records.split_at(records.len() / 2);
+                self.retry(gathering, left)?;
+                self.retry(gathering, right)
+            }
+        }
+    }
+
+    /// Tapes records again that were taped before, on an empty tape.
+    fn retry(&mut self, gathering: &mut Gathering<'_>, records: &[u32]) -> Result<()> {
+        for record in records {
+            let payload = gathering.payload(*record);
+            if self.feed(&payload).is_err() {
+                return Err(Error::internal(
+                    "a JSON payload was taken once and then refused",
+                ));
+            }
+        }
+        self.flush(gathering, records)
+    }
+
+    /// Parses the text columns, checks NOT NULL and keeps the good rows.
+    fn take(
+        &self,
+        gathering: &mut Gathering<'_>,
+        batch: &RecordBatch,
+        records: &[u32],
+    ) -> Result<()> {
+        let mut marks = BTreeMap::new();
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
+        for (field, array) in self.physical.fields().iter().zip(batch.columns()) {
+            columns.push(convert::column(array, field, self.epoch, &mut marks)?);
+        }
+        let mut kept = records.to_vec();
+        if !marks.is_empty() {
+            let good: BooleanArray = (0..records.len())
+                .map(|row| Some(!marks.contains_key(&row)))
+                .collect();
+            for column in &mut columns {
+                *column = compute::filter(column, &good)
+                    .map_err(|e| Error::internal(format!("cannot filter decoded rows: {e}")))?;
+            }
+            kept = (0..records.len())
+                .filter(|row| !marks.contains_key(row))
+                .map(|row| records[row])
+                .collect();
+            for (row, mark) in &marks {
+                gathering.fault(records[*row], mark.stage, &mark.reason);
+            }
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(kept.len()));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.physical), columns, &options)
+            .map_err(|e| Error::internal(format!("decoded rows do not fit their columns: {e}")))?;
+        gathering.parts.push(rows);
+        gathering.record_index.extend(kept);
+        Ok(())
+    }
+}
+
+/// What a number in a timestamp column counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EpochUnit {
+    Seconds,
+    Millis,
+    Micros,
+    Nanos,
+}
+
+/// Checks the `json.*` options.
+///
+/// # Errors
+/// `TM551` for a wrong value.
+pub fn validate(options: &Options) -> Result<()> {
+    epoch_unit(options).map(|_| ())
+}
+
+fn epoch_unit(options: &Options) -> Result<EpochUnit> {
+    match options.get("json.epoch-unit") {
+        Some("s") => Ok(EpochUnit::Seconds),
+        None | Some("ms") => Ok(EpochUnit::Millis),
+        Some("us") => Ok(EpochUnit::Micros),
+        Some("ns") => Ok(EpochUnit::Nanos),
+        Some(other) => Err(Error::invalid(
+            "TM551",
+            format!("option 'json.epoch-unit' cannot be '{other}'"),
+        )
+        .at(options.span("json.epoch-unit"))
+        .help("write 's', 'ms', 'us' or 'ns': what a number in a timestamp column counts")),
+    }
+}
+
+fn new_tape(wire: &SchemaRef) -> Result<Decoder> {
+    ReaderBuilder::new(Arc::clone(wire))
+        .with_batch_size(TAPE_ROWS + 1)
+        .with_coerce_primitive(true)
+        .build_decoder()
+        .map_err(|e| Error::internal(format!("cannot make a JSON decoder: {e}")))
+}

@@ -1,0 +1,417 @@
+//! Reads one topic partition by partition, from explicit offsets.
+//!
+//! Why one queue per partition: the job decides which partition may run ahead in event time, so
+//! records of the others must not stand in its way. It never commits what it rests on (group
+//! offsets are for dashboards) and never skips: an offset outside the log is an error that names
+//! the gap.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::statistics::Statistics;
+use rdkafka::{Offset, TopicPartitionList};
+use tidemill_contract::{Error, LogReader, PartitionId, RawBatch, RawRecord, Result};
+
+use super::failure::{self, Reaction};
+use super::{KafkaSettings, properties};
+
+/// How long the look-up of a log end may take.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the main queue is served at least while partitions are polled.
+const SERVE_INTERVAL: Duration = Duration::from_millis(50);
+/// How often an empty partition behind its end is asked for its position (control records move it
+/// without giving a record).
+const POSITION_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A reader of some partitions of one topic.
+pub struct KafkaReader {
+    topic: String,
+    // Before `consumer`: queues must go before the client they belong to.
+    queues: BTreeMap<i32, Partition>,
+    consumer: Arc<BaseConsumer<Context>>,
+    shared: Arc<Shared>,
+    served: Instant,
+    position_asked: Instant,
+    failed: Option<Error>,
+}
+
+struct Partition {
+    queue: PartitionQueue<Context>,
+    next_offset: i64,
+}
+
+/// What librdkafka's threads tell the reader.
+#[derive(Default)]
+struct Shared {
+    ready: Mutex<bool>,
+    wake: Condvar,
+    ends: Mutex<BTreeMap<i32, i64>>,
+}
+
+impl Shared {
+    fn signal(&self) {
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.wake.notify_one();
+    }
+
+    fn hear_end(&self, partition: i32, end: i64) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = ends.entry(partition).or_insert(end);
+        *known = end.max(*known);
+    }
+}
+
+struct Context {
+    topic: String,
+    shared: Arc<Shared>,
+}
+
+impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&self.topic) else {
+            return;
+        };
+        for (partition, stats) in &topic.partitions {
+            // With read_committed nothing beyond the last stable offset can be read.
+            let end = if stats.ls_offset >= 0 {
+                stats.ls_offset
+            } else {
+                stats.hi_offset
+            };
+            if *partition >= 0 && end >= 0 {
+                self.shared.hear_end(*partition, end);
+            }
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
+impl fmt::Debug for KafkaReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaReader")
+            .field("topic", &self.topic)
+            .field("partitions", &self.queues.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl KafkaReader {
+    pub(super) fn open(
+        settings: &KafkaSettings,
+        topic: &str,
+        group: &str,
+        start: &BTreeMap<i32, i64>,
+    ) -> Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let context = Context {
+            topic: topic.to_owned(),
+            shared: Arc::clone(&shared),
+        };
+        let consumer: BaseConsumer<Context> = properties::reader(settings, group)
+            .create_with_context(context)
+            .map_err(|e| failure::setup(&e))?;
+        let consumer = Arc::new(consumer);
+
+        let mut assignment = TopicPartitionList::new();
+        let mut queues = BTreeMap::new();
+        for (partition, offset) in start {
+            let (low, high) = consumer
+                .fetch_watermarks(topic, *partition, LOOKUP_TIMEOUT)
+                .map_err(|e| failure::lookup("read the offsets of topic", topic, &e))?;
+            if *offset < low || *offset > high {
+                return Err(outside(topic, *partition, *offset, low, high));
+            }
+            shared.hear_end(*partition, high);
+            assignment
+                .add_partition_offset(topic, *partition, Offset::Offset(*offset))
+                .map_err(|e| failure::lookup("assign topic", topic, &e))?;
+            // Split before the assignment: no record can reach the main queue in between.
+            let mut queue = consumer
+                .split_partition_queue(topic, *partition)
+                .ok_or_else(|| {
+                    Error::internal(format!(
+                        "no queue for partition {partition} of topic '{topic}'"
+                    ))
+                })?;
+            let waker = Arc::clone(&shared);
+            queue.set_nonempty_callback(move || waker.signal());
+            queues.insert(
+                *partition,
+                Partition {
+                    queue,
+                    next_offset: *offset,
+                },
+            );
+        }
+        consumer
+            .assign(&assignment)
+            .map_err(|e| failure::lookup("assign topic", topic, &e))?;
+        let now = Instant::now();
+        Ok(Self {
+            topic: topic.to_owned(),
+            queues,
+            consumer,
+            shared,
+            served: now,
+            position_asked: now,
+            failed: None,
+        })
+    }
+
+    /// The next offset that will be given out, `None` for a partition that is not assigned.
+    pub fn next_offset(&self, partition: PartitionId) -> Option<i64> {
+        self.queues.get(&partition.0).map(|queue| queue.next_offset)
+    }
+
+    /// Serves the main queue: statistics, errors, log events. Records never come this way.
+    fn serve(&mut self) {
+        self.served = Instant::now();
+        while let Some(event) = self.consumer.poll(Duration::ZERO) {
+            match event {
+                Ok(message) => {
+                    let (partition, offset) = (message.partition(), message.offset());
+                    self.failed.get_or_insert(Error::internal(format!(
+                        "record {offset} of partition {partition} came by the wrong queue"
+                    )));
+                }
+                Err(error) => {
+                    if let Reaction::Fail(error) = failure::react(&self.topic, &error) {
+                        self.failed.get_or_insert(error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn out_of_range(&self, partition: i32, asked: i64) -> Error {
+        match self
+            .consumer
+            .fetch_watermarks(&self.topic, partition, LOOKUP_TIMEOUT)
+        {
+            Ok((low, high)) => outside(&self.topic, partition, asked, low, high),
+            Err(error) => Error::corrupt(
+                "TM501",
+                format!(
+                    "offset {asked} of partition {partition} is not in topic '{}'",
+                    self.topic
+                ),
+            )
+            .because(format!("the log's bounds are unknown: {error}")),
+        }
+    }
+
+    /// Control records and compaction move the position without giving a record.
+    fn skip_to_position(&mut self, partition: i32) {
+        if self.position_asked.elapsed() < POSITION_INTERVAL {
+            return;
+        }
+        self.position_asked = Instant::now();
+        let Ok(positions) = self.consumer.position() else {
+            return;
+        };
+        let found = positions
+            .find_partition(&self.topic, partition)
+            .map(|entry| entry.offset());
+        if let (Some(Offset::Offset(position)), Some(entry)) =
+            (found, self.queues.get_mut(&partition))
+        {
+            entry.next_offset = entry.next_offset.max(position);
+        }
+    }
+}
+
+fn outside(topic: &str, partition: i32, asked: i64, low: i64, high: i64) -> Error {
+    let lost = if asked < low {
+        format!("records [{asked}, {low}) are gone")
+    } else {
+        "the topic was cut or made anew".to_owned()
+    };
+    Error::corrupt(
+        "TM501",
+        format!(
+            "offset {asked} of partition {partition} is not in topic '{topic}', \
+             which holds [{low}, {high})"
+        ),
+    )
+    .because(lost)
+    .help("restore the topic, or drop and create the source again to start from what is there")
+}
+
+impl LogReader for KafkaReader {
+    fn partitions(&self) -> Vec<PartitionId> {
+        self.queues
+            .keys()
+            .map(|partition| PartitionId(*partition))
+            .collect()
+    }
+
+    fn poll(
+        &mut self,
+        partition: PartitionId,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<RawBatch> {
+        if self.served.elapsed() >= SERVE_INTERVAL {
+            self.serve();
+        }
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let Some(entry) = self.queues.get_mut(&partition.0) else {
+            return Err(Error::internal(format!(
+                "partition {} of topic '{}' is not assigned",
+                partition.0, self.topic
+            )));
+        };
+        let mut page = Page::default();
+        let mut drained = false;
+        while page.spans.len() < max_records && page.bytes.len() < max_bytes {
+            match entry.queue.poll(Duration::ZERO) {
+                None => {
+                    drained = true;
+                    break;
+                }
+                Some(Ok(message)) => {
+                    // A record seen before (after a reconnect) must not come twice.
+                    if message.offset() >= entry.next_offset {
+                        entry.next_offset = message.offset() + 1;
+                        page.take(&message);
+                    }
+                }
+                Some(Err(error)) => match failure::react(&self.topic, &error) {
+                    Reaction::Ignore => {}
+                    Reaction::OutOfRange => {
+                        let asked = entry.next_offset;
+                        return Err(self.out_of_range(partition.0, asked));
+                    }
+                    Reaction::Fail(error) => return Err(error),
+                },
+            }
+        }
+        let next_offset = entry.next_offset;
+        if !drained {
+            // More may be queued and no callback will say so.
+            self.shared.signal();
+        } else if page.spans.is_empty() && self.end_offset(partition) > Some(next_offset) {
+            self.skip_to_position(partition.0);
+        }
+        let next_offset = self.next_offset(partition).unwrap_or(next_offset);
+        Ok(RawBatch {
+            partition,
+            records: page.records(),
+            next_offset,
+        })
+    }
+
+    fn wait(&mut self, at_most: Duration) {
+        self.serve();
+        let ready = self
+            .shared
+            .ready
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (mut ready, _) = self
+            .shared
+            .wake
+            .wait_timeout_while(ready, at_most, |ready| !*ready)
+            .unwrap_or_else(PoisonError::into_inner);
+        *ready = false;
+    }
+
+    fn end_offset(&self, partition: PartitionId) -> Option<i64> {
+        let ends = self
+            .shared
+            .ends
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let next = self.next_offset(partition)?;
+        ends.get(&partition.0).map(|end| next.max(*end))
+    }
+
+    fn report_progress(&mut self, next: &[(PartitionId, i64)]) {
+        let mut offsets = TopicPartitionList::new();
+        for (partition, offset) in next {
+            let offset = Offset::Offset(*offset);
+            if let Err(error) = offsets.add_partition_offset(&self.topic, partition.0, offset) {
+                tracing::debug!(topic = %self.topic, %error, "progress cannot be reported");
+                return;
+            }
+        }
+        if let Err(error) = self.consumer.commit(&offsets, CommitMode::Async) {
+            tracing::debug!(topic = %self.topic, %error, "progress cannot be reported");
+        }
+    }
+}
+
+/// Records of one poll: their bytes lie in one buffer, so a batch costs one allocation.
+#[derive(Default)]
+struct Page {
+    bytes: Vec<u8>,
+    spans: Vec<RecordSpan>,
+}
+
+struct RecordSpan {
+    offset: i64,
+    timestamp_ms: i64,
+    key: Option<(usize, usize)>,
+    payload: Option<(usize, usize)>,
+    headers: Vec<(String, (usize, usize))>,
+}
+
+impl Page {
+    fn take(&mut self, message: &BorrowedMessage<'_>) {
+        let key = message.key().map(|bytes| self.copy(bytes));
+        let payload = message.payload().map(|bytes| self.copy(bytes));
+        let headers = message.headers().map_or_else(Vec::new, |headers| {
+            headers
+                .iter()
+                .map(|header| {
+                    (
+                        header.key.to_owned(),
+                        self.copy(header.value.unwrap_or_default()),
+                    )
+                })
+                .collect()
+        });
+        self.spans.push(RecordSpan {
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+            key,
+            payload,
+            headers,
+        });
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> (usize, usize) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        (start, self.bytes.len())
+    }
+
+    fn records(self) -> Vec<RawRecord> {
+        let bytes = Bytes::from(self.bytes);
+        let cut = |(start, end): (usize, usize)| bytes.slice(start..end);
+        self.spans
+            .into_iter()
+            .map(|span| RawRecord {
+                offset: span.offset,
+                timestamp_ms: span.timestamp_ms,
+                key: span.key.map(cut),
+                payload: span.payload.map(cut),
+                headers: span
+                    .headers
+                    .into_iter()
+                    .map(|(name, at)| (name, cut(at)))
+                    .collect(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,296 @@
+//! A folder as a bucket, durable before it says yes.
+//!
+//! Why: object_store 0.13 writes local files without fsync, so a power cut could take back a
+//! commit it had acknowledged. Here an object is written to a hidden file beside its place,
+//! synced, moved in with one atomic step (a hard link for a conditional create, a rename
+//! otherwise), and the folder is synced. It never shows a half-written object.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
+};
+use tidemill_contract::Error;
+
+const NAME: &str = "DurableLocalStore";
+
+/// An object store over one folder.
+#[derive(Debug)]
+pub struct DurableLocalStore {
+    inner: LocalFileSystem,
+    root: PathBuf,
+    staged: AtomicU64,
+}
+
+impl fmt::Display for DurableLocalStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{NAME}({})", self.root.display())
+    }
+}
+
+impl DurableLocalStore {
+    /// Opens a folder, making it if needed.
+    ///
+    /// # Errors
+    /// `TM530` if it cannot be made or read.
+    pub fn open(root: &FsPath) -> Result<Self, Error> {
+        let fail = |reason: String| {
+            let what = format!("cannot open the bucket folder '{}'", root.display());
+            Error::unavailable("TM530", what).because(reason)
+        };
+        let absolute = std::path::absolute(root).map_err(|e| fail(e.to_string()))?;
+        make_folders(&absolute).map_err(|e| fail(e.to_string()))?;
+        let inner = LocalFileSystem::new_with_prefix(&absolute).map_err(|e| fail(e.to_string()))?;
+        // Staged names must differ between processes and between restarts of one.
+        let seed = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
+        Ok(Self {
+            inner,
+            root: absolute,
+            staged: AtomicU64::new(seed),
+        })
+    }
+
+    /// A hidden name beside the target: `#` and digits, which listings leave out.
+    fn staging_path(&self, target: &FsPath) -> PathBuf {
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let mut name = target.file_name().unwrap_or_default().to_os_string();
+        name.push(format!("#{number}"));
+        target.with_file_name(name)
+    }
+
+    fn fs_path(&self, location: &Path) -> object_store::Result<PathBuf> {
+        self.inner.path_to_filesystem(location)
+    }
+}
+
+fn generic(error: io::Error) -> object_store::Error {
+    object_store::Error::Generic {
+        store: NAME,
+        source: Box::new(error),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> object_store::Result<T> + Send + 'static,
+) -> object_store::Result<T> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+/// Makes a folder and its missing parents, and syncs each folder that got a new entry.
+fn make_folders(folder: &FsPath) -> io::Result<()> {
+    let missing: Vec<&FsPath> = folder
+        .ancestors()
+        .take_while(|path| !path.exists())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    missing
+        .iter()
+        .rev()
+        .filter_map(|path| path.parent())
+        .try_for_each(sync_folder)
+}
+
+fn sync_folder(folder: &FsPath) -> io::Result<()> {
+    let folder = if folder.as_os_str().is_empty() {
+        FsPath::new(".")
+    } else {
+        folder
+    };
+    File::open(folder)?.sync_all()
+}
+
+fn sync_entry(path: &FsPath) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+fn write_staged(staging: &FsPath, payload: &PutPayload) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(staging)?;
+    for chunk in payload {
+        file.write_all(chunk)?;
+    }
+    file.sync_all()
+}
+
+/// Writes, syncs and moves in.
+fn place(
+    staging: &FsPath,
+    target: &FsPath,
+    payload: &PutPayload,
+    create: bool,
+) -> object_store::Result<()> {
+    let folder = target.parent().unwrap_or(FsPath::new("."));
+    make_folders(folder).map_err(generic)?;
+    let moved = write_staged(staging, payload).and_then(|()| {
+        if create {
+            fs::hard_link(staging, target)
+        } else {
+            fs::rename(staging, target)
+        }
+    });
+    if create || moved.is_err() {
+        // The link has its own name; a failed try leaves nothing behind.
+        drop(fs::remove_file(staging));
+    }
+    match moved {
+        Ok(()) => sync_folder(folder).map_err(generic),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(object_store::Error::AlreadyExists {
+                path: target.display().to_string(),
+                source: Box::new(error),
+            })
+        }
+        Err(error) => Err(generic(error)),
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for DurableLocalStore {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        let create = match opts.mode {
+            PutMode::Create => true,
+            PutMode::Overwrite => false,
+            PutMode::Update(_) => {
+                return Err(object_store::Error::NotImplemented {
+                    operation: "put with mode Update".to_owned(),
+                    implementer: NAME.to_owned(),
+                });
+            }
+        };
+        let target = self.fs_path(location)?;
+        let staging = self.staging_path(&target);
+        blocking(move || {
+            place(&staging, &target, &payload, create)?;
+            Ok(PutResult {
+                e_tag: None,
+                version: None,
+            })
+        })
+        .await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        let target = self.fs_path(location)?;
+        let inner = self.inner.put_multipart_opts(location, opts).await?;
+        Ok(Box::new(DurableUpload { inner, target }))
+    }
+
+    async fn get_opts(
+        &self,
+        location: &Path,
+        options: GetOptions,
+    ) -> object_store::Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(
+        &self,
+        location: &Path,
+        ranges: &[Range<u64>],
+    ) -> object_store::Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: CopyOptions,
+    ) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await?;
+        let target = self.fs_path(to)?;
+        blocking(move || sync_entry(&target).map_err(generic)).await
+    }
+
+    async fn rename_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: RenameOptions,
+    ) -> object_store::Result<()> {
+        self.inner.rename_opts(from, to, options).await?;
+        let target = self.fs_path(to)?;
+        blocking(move || sync_entry(&target).map_err(generic)).await
+    }
+}
+
+/// A streamed upload whose completion is durable.
+#[derive(Debug)]
+struct DurableUpload {
+    inner: Box<dyn MultipartUpload>,
+    target: PathBuf,
+}
+
+#[async_trait::async_trait]
+impl MultipartUpload for DurableUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.inner.put_part(data)
+    }
+
+    async fn complete(&mut self) -> object_store::Result<PutResult> {
+        let result = self.inner.complete().await?;
+        let target = self.target.clone();
+        blocking(move || sync_entry(&target).map_err(generic)).await?;
+        Ok(result)
+    }
+
+    async fn abort(&mut self) -> object_store::Result<()> {
+        self.inner.abort().await
+    }
+}
+
+/// Shared handle, as the rest of the crate passes stores around.
+impl From<DurableLocalStore> for super::Store {
+    fn from(store: DurableLocalStore) -> Self {
+        Arc::new(store)
+    }
+}

@@ -1,0 +1,91 @@
+//! The commit record: the only moment at which anything becomes true.
+//!
+//! `commits/<job>/<epoch:020>.json`, created with a conditional put. Everything it names was
+//! uploaded before; publication after it is roll-forward and idempotent.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Micros, Watermark};
+
+/// Progress in one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionProgress {
+    /// Next offset to read.
+    pub next_offset: i64,
+    /// CRC32C of the payload of the record at the last offset read, `None` if none was read.
+    pub fingerprint: Option<u32>,
+    /// Offset of that record.
+    pub fingerprint_offset: Option<i64>,
+    /// Watermark of this partition.
+    pub watermark: Watermark,
+    /// Fixed end offset (exclusive) if the source is bounded.
+    pub bound: Option<i64>,
+}
+
+/// A Parquet file uploaded but not yet in its table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedFile {
+    /// View whose table it belongs to.
+    pub view: String,
+    /// Path in the bucket.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Rows in it.
+    pub rows: u64,
+    /// CRC32C of the whole file.
+    pub crc32c: u32,
+}
+
+/// Records to append to topics or files after the commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxFile {
+    /// Path in the bucket of the staged records.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Records in it.
+    pub records: u64,
+    /// CRC32C of the whole file.
+    pub crc32c: u32,
+}
+
+/// One epoch of one job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Format version of this record.
+    pub format: u32,
+    /// Job name.
+    pub job: String,
+    /// Epoch, from 1, dense.
+    pub epoch: u64,
+    /// Unique id of the writing process run: tells my own earlier try from a rival's.
+    pub writer: String,
+    /// Take-over count of the job: grows by one with each recovery.
+    pub generation: u64,
+    /// When it was written (wall clock, for people only).
+    pub written_at: Micros,
+    /// Progress per partition number.
+    pub partitions: BTreeMap<i32, PartitionProgress>,
+    /// The source's watermark.
+    pub watermark: Watermark,
+    /// The source is bounded and everything was read and emitted.
+    pub drained: bool,
+    /// Operator state object, `None` for an empty state.
+    pub state: Option<OutboxFile>,
+    /// Parquet files that become part of their tables with this commit.
+    pub files: Vec<StagedFile>,
+    /// Records to publish after this commit: alerts, sinks, dead and late rows.
+    pub outbox: Option<OutboxFile>,
+    /// Where each outbox topic ended, per partition, when the publication before this one was
+    /// complete: recovery looks for already published ids from here on.
+    pub topic_floor: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// Byte length of each file sink after this epoch.
+    pub file_sink_bytes: BTreeMap<String, u64>,
+    /// Counters since the job began.
+    pub counters: BTreeMap<String, u64>,
+    /// Version of the registered queries (catalog sequence) this was computed with.
+    pub catalog_version: u64,
+}

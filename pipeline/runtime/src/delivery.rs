@@ -1,0 +1,161 @@
+//! What happens after a commit: files enter their Delta tables, records their topics and files.
+//!
+//! Why it can be repeated: a commit says what is true; publication only shows it, and each step
+//! finds out by itself what an earlier try has done. It never makes anything true and never skips
+//! a step because some other place says that it is done.
+//!
+//! | step | what keeps a second try from showing |
+//! |---|---|
+//! | 1. Delta tables | `txn(job, epoch)` in the table's log is read first |
+//! | 2. topics | ids at or above `Commit::topic_floor` are read back and skipped |
+//! | 3. files | the length before the epoch is known; the file is cut back to it |
+//!
+//! In this order: who hears of an alert finds the rows it speaks of.
+//!
+//! Invariants:
+//! - after `Ok` everything the commit names can be seen, once;
+//! - `publish` is called at most once per epoch and process, right after its commit; every other
+//!   try is `roll_forward`;
+//! - the writer is this job's own: a flush speaks of this job's records only.
+//!
+//! On the wire it is at least once with one stable id: a record whose acknowledgement was lost
+//! *while it was still under way* may land after the look-up. Readers that must not see that
+//! drop repeated `tm-id`s.
+
+mod file;
+mod topic;
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use tidemill_connectors::log::kafka::{KafkaLog, KafkaWriter};
+use tidemill_connectors::sinks::delta;
+use tidemill_connectors::store::Store;
+use tidemill_contract::{Commit, Error, LogWriter, Result, StagedFile};
+
+use crate::outbox::Outbox;
+use crate::publish::read_outbox;
+
+pub use file::file_length;
+
+/// Tables committed to at once.
+const PARALLEL: usize = 4;
+
+/// Where topics end, per topic and partition: `Commit::topic_floor`.
+pub type TopicFloor = BTreeMap<String, BTreeMap<i32, i64>>;
+
+/// Publishes the commits of one job.
+#[derive(Debug)]
+pub struct Delivery {
+    store: Store,
+    log: KafkaLog,
+    /// Made at first use: most jobs append to nothing.
+    writer: Option<KafkaWriter>,
+}
+
+impl Delivery {
+    /// Publishes to the tables of `store` and the topics of `log`.
+    pub fn new(store: Store, log: KafkaLog) -> Self {
+        Self {
+            store,
+            log,
+            writer: None,
+        }
+    }
+
+    /// Where the topics of an outbox end now. To be asked after the publication before is
+    /// complete and put into the commit that names the outbox. A topic that does not exist yet
+    /// has no partitions here.
+    ///
+    /// # Errors
+    /// Kind `Unavailable` if the broker does not answer.
+    pub async fn topic_floor(&self, outbox: &Outbox) -> Result<TopicFloor> {
+        stream::iter(outbox.topics())
+            .map(|topic| async move {
+                let ends = topic::ends(&self.log, topic).await?;
+                let floor = ends
+                    .into_iter()
+                    .map(|(partition, (_, high))| (partition, high));
+                Ok((topic.to_owned(), floor.collect()))
+            })
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await
+    }
+
+    /// Publishes a commit for the first time, with the outbox that was staged for it still at
+    /// hand. After any error use [`Self::roll_forward`].
+    ///
+    /// # Errors
+    /// Kind `Unavailable` if trying again may help; else what makes it impossible.
+    pub async fn publish(&mut self, commit: &Commit, outbox: &Outbox) -> Result<()> {
+        self.publish_tables(commit).await?;
+        let staged = commit.outbox.as_ref().map_or(0, |object| object.records);
+        if staged != outbox.len() as u64 {
+            let what = format!("epoch {}: the outbox is not the one staged", commit.epoch);
+            return Err(Error::internal(what));
+        }
+        if outbox.is_empty() {
+            return Ok(());
+        }
+        if !outbox.topics().is_empty() {
+            topic::append(self.writer()?, outbox, &topic::Present::default()).await?;
+        }
+        file::append(outbox, commit).await
+    }
+
+    /// Publishes what is still missing of a commit: after a failed try, and at recovery with the
+    /// newest commit, whether or not it was published before.
+    ///
+    /// # Errors
+    /// Kind `Unavailable` if trying again may help; `Corrupt` if a staged object is gone or
+    /// changed.
+    pub async fn roll_forward(&mut self, commit: &Commit) -> Result<()> {
+        self.publish_tables(commit).await?;
+        let Some(object) = &commit.outbox else {
+            return Ok(());
+        };
+        let outbox = read_outbox(&self.store, object).await?;
+        if !outbox.topics().is_empty() {
+            self.settle().await;
+            let present = topic::present(&self.log, &outbox, &commit.topic_floor).await?;
+            topic::append(self.writer()?, &outbox, &present).await?;
+        }
+        file::append(&outbox, commit).await
+    }
+
+    async fn publish_tables(&self, commit: &Commit) -> Result<()> {
+        let version = i64::try_from(commit.epoch)
+            .map_err(|_| Error::internal(format!("epoch {} is out of range", commit.epoch)))?;
+        let mut tables: BTreeMap<&str, Vec<StagedFile>> = BTreeMap::new();
+        for file in &commit.files {
+            tables.entry(&file.view).or_default().push(file.clone());
+        }
+        stream::iter(tables)
+            .map(|(view, files)| async move {
+                // Boxed: the Delta client's futures are large.
+                let added = delta::add_files(&self.store, view, &files, &commit.job, version);
+                Box::pin(added).await
+            })
+            .buffer_unordered(PARALLEL)
+            .try_for_each(async |_added| Ok(()))
+            .await
+    }
+
+    /// Lets an earlier try come to its end, so that what it appended can be seen, and drops its
+    /// writer, which may be beyond use.
+    async fn settle(&mut self) {
+        if let Some(writer) = self.writer.take()
+            && let Err(error) = writer.flush().await
+        {
+            tracing::warn!(%error, "an earlier publication did not complete");
+        }
+    }
+
+    fn writer(&mut self) -> Result<&KafkaWriter> {
+        match &mut self.writer {
+            Some(writer) => Ok(writer),
+            slot => Ok(slot.insert(self.log.writer()?)),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Runs an outside source into its topic, each row exactly once, across `kill -9`.
+//!
+//! Why it can: a row's identity is (unit, row number), every record carries it in its headers, and
+//! the numbered objects `feeds/<source>/<seq>.json` say which units are complete and where the
+//! topics ended then. A restarted feed reads the topics from there on, learns which rows of the
+//! unfinished units arrived, and appends only the others. It never judges event time and never
+//! drops a row: one it cannot append as JSON goes to the quarantine topic.
+//!
+//! Invariants: a unit is recorded as finished only after all its rows are acknowledged; the bad
+//! rows of a unit are under the same rule.
+
+mod append;
+mod book;
+mod seen;
+
+use std::{collections::BTreeMap, collections::BTreeSet, fmt, sync::Arc, time::Duration};
+
+use tidemill_connectors::{log::kafka::KafkaLog, store::Store};
+use tidemill_contract::{Error, ErrorKind, Result, Source, SourceSpec};
+use tokio::sync::watch;
+
+use crate::status::Board;
+use append::Appender;
+use book::Book;
+use seen::Seen;
+pub use seen::{ROW_HEADER, UNIT_HEADER};
+
+/// Option: partitions of a topic this feed creates.
+pub const TOPIC_PARTITIONS: &str = "topic.partitions";
+/// Tries in a row without progress before a feed gives up.
+const ATTEMPTS_MAX: u32 = 10;
+/// Longest wait between two tries.
+const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+
+/// Where each partition of the topic ends once a bounded source is wholly in it (exclusive).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedEnd {
+    /// End offset by partition.
+    pub ends: BTreeMap<i32, i64>,
+}
+
+/// Opens the source without the units that are done.
+pub type OpenSource =
+    Arc<dyn Fn(BTreeSet<String>) -> Result<Option<Box<dyn Source>>> + Send + Sync>;
+
+/// A feed, ready to run.
+#[derive(Clone)]
+pub struct Feed {
+    /// The source's name.
+    pub source: String,
+    /// The topic it feeds.
+    pub topic: String,
+    /// The topic its bad rows go to.
+    pub dead_topic: String,
+    /// Partitions to create the topic with.
+    pub partitions: i32,
+    /// Opens the outside.
+    pub open: OpenSource,
+    /// The log.
+    pub log: KafkaLog,
+    /// The bucket.
+    pub store: Store,
+    /// Where it says how it goes.
+    pub board: Arc<Board>,
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a feed returned.
+enum Outcome {
+    Drained(FeedEnd),
+    Stopped,
+}
+
+impl Feed {
+    /// The feed of a declared source.
+    ///
+    /// # Errors
+    /// `TM113` if the number of partitions is wrong.
+    pub fn of_source(
+        spec: &SourceSpec,
+        log: KafkaLog,
+        store: Store,
+        board: Arc<Board>,
+    ) -> Result<Self> {
+        let owned = spec.clone();
+        Ok(Self {
+            source: spec.name.clone(),
+            topic: spec.topic().to_owned(),
+            dead_topic: format!("{}.dead", spec.name),
+            partitions: topic_partitions(spec)?,
+            open: Arc::new(move |done| tidemill_connectors::sources::open(&owned, done)),
+            log,
+            store,
+            board,
+        })
+    }
+
+    /// Runs until the source is drained, `stop` turns true, or it fails. The end of a bounded
+    /// source is sent once; retries with back-off while something does not answer.
+    pub async fn run(self, end: watch::Sender<Option<FeedEnd>>, mut stop: watch::Receiver<bool>) {
+        let mut attempt = 0;
+        loop {
+            let rows_before = self.rows();
+            let error = match self.run_once(&mut stop).await {
+                Ok(Outcome::Drained(found)) => {
+                    tracing::info!(source = %self.source, rows = self.rows(), "feed drained");
+                    end.send_replace(Some(found));
+                    self.tell("done", None);
+                    return;
+                }
+                Ok(Outcome::Stopped) => return self.tell("stopped", None),
+                Err(error) => error,
+            };
+            attempt = if self.rows() > rows_before {
+                1
+            } else {
+                attempt + 1
+            };
+            if error.kind != ErrorKind::Unavailable || attempt > ATTEMPTS_MAX {
+                tracing::error!(source = %self.source, %error, "feed failed");
+                return self.tell("failed", Some(&error));
+            }
+            tracing::warn!(source = %self.source, %error, attempt, "feed tries again");
+            self.tell("degraded", Some(&error));
+            if sleep_or_stop(back_off(attempt), &mut stop).await {
+                return self.tell("stopped", None);
+            }
+        }
+    }
+
+    async fn run_once(&self, stop: &mut watch::Receiver<bool>) -> Result<Outcome> {
+        let partitions = self
+            .log
+            .ensure_topic(&self.topic, self.partitions, &[])
+            .await?;
+        self.log.ensure_topic(&self.dead_topic, 1, &[]).await?;
+        let mut book = Book::load(&self.store, &self.source).await?;
+        if book.is_new() {
+            book.write(&[], self.topic_ends().await?, 0, 0).await?;
+        }
+        let mut seen = Seen::scan(&self.log, book.floor(), book.done()).await?;
+        let Some(mut source) = (self.open)(book.done().clone())? else {
+            return Err(Error::internal(format!(
+                "source '{}' has nothing to feed",
+                self.source
+            )));
+        };
+        let mut appender = Appender::new(self, partitions, &book)?;
+        self.tell("running", None);
+        loop {
+            let unit = tokio::select! {
+                unit = source.next_unit() => unit?,
+                () = stopped(stop) => return appender.flush().await.map(|()| Outcome::Stopped),
+            };
+            let Some(unit) = unit else { break };
+            let known = seen.take(&unit);
+            appender.begin(&unit, known);
+            loop {
+                let rows = tokio::select! {
+                    rows = source.next_rows() => rows?,
+                    () = stopped(stop) => return appender.flush().await.map(|()| Outcome::Stopped),
+                };
+                if rows.is_empty() {
+                    break;
+                }
+                appender.append(rows).await?;
+            }
+            appender.flush().await?;
+            let (rows, dead) = appender.totals();
+            book.write(&[unit], self.topic_ends().await?, rows, dead)
+                .await?;
+        }
+        appender.flush().await?;
+        let ends = self.log.watermarks(&self.topic).await?;
+        let ends = ends
+            .into_iter()
+            .map(|(partition, (_, end))| (partition, end))
+            .collect();
+        Ok(Outcome::Drained(FeedEnd { ends }))
+    }
+
+    async fn topic_ends(&self) -> Result<BTreeMap<String, BTreeMap<i32, i64>>> {
+        let mut ends = BTreeMap::new();
+        for topic in [&self.topic, &self.dead_topic] {
+            let marks = self.log.watermarks(topic).await?;
+            let marks = marks
+                .into_iter()
+                .map(|(partition, (_, end))| (partition, end))
+                .collect();
+            ends.insert(topic.clone(), marks);
+        }
+        Ok(ends)
+    }
+
+    fn rows(&self) -> u64 {
+        let status = self.board.status();
+        status
+            .feeds
+            .iter()
+            .find(|feed| feed.source == self.source)
+            .map_or(0, |feed| feed.rows)
+    }
+
+    fn tell(&self, state: &str, error: Option<&Error>) {
+        self.board.update_feed(&self.source, |feed| {
+            state.clone_into(&mut feed.state);
+            feed.done = state == "done";
+            feed.error = error.map(ToString::to_string);
+        });
+    }
+}
+
+/// Partitions the topic of a source is created with.
+///
+/// # Errors
+/// `TM113` if the option is not a number from 1 to 1024.
+pub fn topic_partitions(spec: &SourceSpec) -> Result<i32> {
+    let Some(text) = spec.options.get(TOPIC_PARTITIONS) else {
+        return Ok(1);
+    };
+    text.parse()
+        .ok()
+        .filter(|count| (1..=1024).contains(count))
+        .ok_or_else(|| {
+            Error::invalid(
+                "TM113",
+                format!(
+                    "source '{}': option '{TOPIC_PARTITIONS}' cannot be '{text}'",
+                    spec.name
+                ),
+            )
+            .at(spec.options.span(TOPIC_PARTITIONS))
+            .help("write a number from 1 to 1024")
+        })
+}
+
+/// Returns when `stop` is true, or its sender is gone.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that nobody is left who could want this to go on.
+    let _gone = stop.wait_for(|stop| *stop).await.is_err();
+}
+
+/// Waits; true if it was told to stop.
+async fn sleep_or_stop(wait: Duration, stop: &mut watch::Receiver<bool>) -> bool {
+    tokio::time::timeout(wait, stopped(stop)).await.is_ok()
+}
+
+/// 1 s, 2 s, 4 s, … up to [`BACK_OFF_MAX`].
+pub(crate) fn back_off(attempt: u32) -> Duration {
+    let doublings = attempt.saturating_sub(1).min(16);
+    Duration::from_secs(1 << doublings).min(BACK_OFF_MAX)
+}

@@ -1,0 +1,146 @@
+//! The numbered objects `feeds/<source>/<seq:020>.json`: what a feed has finished.
+//!
+//! Each is created once and never changed; the set of done units is the union of all. The next
+//! number is probed, never taken from a listing alone, because a listing may be behind. A rival
+//! that took the number first fences this feed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use tidemill_connectors::store::{self, PutOutcome, Store};
+use tidemill_contract::{Error, ErrorKind, Result};
+
+/// Version of the record's form.
+const FORMAT: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    format: u32,
+    /// Unique per written entry: tells my own earlier try from a rival's.
+    writer: String,
+    /// Units finished with this entry.
+    units: Vec<String>,
+    /// Topic → partition → end offset when it was written.
+    offsets: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// Rows in the topic from all finished units.
+    rows: u64,
+    /// Rows in quarantine from all finished units.
+    dead: u64,
+}
+
+/// All entries of one source.
+#[derive(Debug)]
+pub(super) struct Book {
+    store: Store,
+    source: String,
+    next: u64,
+    done: BTreeSet<String>,
+    floor: BTreeMap<String, BTreeMap<i32, i64>>,
+    rows: u64,
+    dead: u64,
+}
+
+impl Book {
+    /// Reads all entries.
+    pub(super) async fn load(store: &Store, source: &str) -> Result<Self> {
+        let mut book = Self {
+            store: Store::clone(store),
+            source: source.to_owned(),
+            next: 0,
+            done: BTreeSet::new(),
+            floor: BTreeMap::new(),
+            rows: 0,
+            dead: 0,
+        };
+        while let Some(bytes) = store::get(store, &book.path()).await? {
+            let entry: Entry = serde_json::from_slice(&bytes).map_err(|e| {
+                Error::corrupt(
+                    "TM502",
+                    format!("feed record '{}' cannot be read", book.path()),
+                )
+                .because(e.to_string())
+            })?;
+            if entry.format != FORMAT {
+                return Err(Error::corrupt(
+                    "TM502",
+                    format!(
+                        "feed record '{}' has unknown format {}",
+                        book.path(),
+                        entry.format
+                    ),
+                )
+                .help("use the version of tidemill that wrote it, or a newer one"));
+            }
+            book.take(entry);
+        }
+        Ok(book)
+    }
+
+    fn take(&mut self, entry: Entry) {
+        self.done.extend(entry.units);
+        self.floor = entry.offsets;
+        self.rows = entry.rows;
+        self.dead = entry.dead;
+        self.next += 1;
+    }
+
+    /// Nothing was ever written.
+    pub(super) fn is_new(&self) -> bool {
+        self.next == 0
+    }
+
+    /// Units that are wholly in the topics.
+    pub(super) fn done(&self) -> &BTreeSet<String> {
+        &self.done
+    }
+
+    /// Where the topics ended at the last entry.
+    pub(super) fn floor(&self) -> &BTreeMap<String, BTreeMap<i32, i64>> {
+        &self.floor
+    }
+
+    /// Rows and quarantined rows of all finished units.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        (self.rows, self.dead)
+    }
+
+    /// Writes the next entry.
+    pub(super) async fn write(
+        &mut self,
+        units: &[String],
+        offsets: BTreeMap<String, BTreeMap<i32, i64>>,
+        rows: u64,
+        dead: u64,
+    ) -> Result<()> {
+        let writer = uuid::Uuid::new_v4().to_string();
+        let entry = Entry {
+            format: FORMAT,
+            writer,
+            units: units.to_vec(),
+            offsets,
+            rows,
+            dead,
+        };
+        let bytes = serde_json::to_vec(&entry)
+            .map_err(|e| Error::internal(format!("a feed record cannot be written: {e}")))?;
+        let path = self.path();
+        match store::put_new(&self.store, &path, Bytes::from(bytes)).await? {
+            PutOutcome::Created => {
+                self.take(entry);
+                Ok(())
+            }
+            PutOutcome::Exists => Err(Error::new(
+                ErrorKind::Fenced,
+                "TM503",
+                format!("another process feeds source '{}'", self.source),
+            )
+            .because(format!("'{path}' was written by someone else"))),
+        }
+    }
+
+    fn path(&self) -> Path {
+        Path::from(format!("feeds/{}/{:020}.json", self.source, self.next))
+    }
+}

@@ -1,0 +1,154 @@
+//! One epoch: snapshot, stage, commit record, publication. Until the record is created nothing of
+//! the epoch is true; after it everything is, and is rolled forward by whoever comes next.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use tidemill_contract::{
+    Clock, Commit, Error, ErrorKind, LogReader, PartitionId, Result, SystemClock, metric,
+};
+
+use super::{
+    count,
+    run::Run,
+    state::{Header, JobState},
+    tables::Flush,
+};
+use crate::{
+    outbox::Outbox,
+    publish::{Staged, StagedEpoch},
+};
+
+/// Tries to give one commit to a store that does not say whether it took it.
+const COMMIT_TRIES: u32 = 3;
+
+impl Run<'_> {
+    /// Makes everything since the last commit true, and visible.
+    pub(super) fn commit(&mut self, flush: Flush) -> Result<()> {
+        let started = Instant::now();
+        let drift = count::drift(&self.records, &self.engine.counters(), &self.direct);
+        self.tell();
+        count::check(&self.config.name, drift)?;
+
+        let rows = self.tables.take(flush);
+        let state = self.snapshot()?.encode()?;
+        self.gauge_state(state.len());
+        let outbox = std::mem::take(&mut self.outbox);
+        let executor = self.environment.executor.clone();
+        let store = self.environment.store.clone();
+        let staging = Staged::new(store, &self.config.name, self.ledger.next_epoch());
+        let staged = executor.block_on(Box::pin(staging.stage(rows, state, &outbox)))?;
+        executor.block_on(Box::pin(self.ensure_topics(&outbox)))?;
+        let floor = executor.block_on(Box::pin(self.delivery.topic_floor(&outbox)))?;
+        let commit = self.record(staged, floor);
+        executor.block_on(Box::pin(self.create(&commit)))?;
+        let seconds = started.elapsed().as_secs_f64();
+        metrics::histogram!(metric::COMMIT_SECONDS, "job" => self.config.name.clone())
+            .record(seconds);
+
+        executor.block_on(Box::pin(self.delivery.publish(&commit, &outbox)))?;
+        self.ledger.mark_published(commit.epoch);
+        self.tables.published(&commit.files);
+        self.dirty = false;
+        self.committed_at = Instant::now();
+        self.report_progress();
+        if let Err(error) = executor.block_on(Box::pin(self.ledger.prune())) {
+            tracing::warn!(job = %self.config.name, %error, "old commits cannot be removed yet");
+        }
+        self.tell();
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<JobState> {
+        let partitions = self.clock.memory();
+        let alerts = self.alerts.iter().map(|(name, alert)| (name.clone(), alert.snapshot()));
+        let outputs = self.config.outputs.iter().filter(|(name, _)| !self.muted.contains(*name));
+        let header = Header {
+            queries: outputs.map(|(name, number)| (name.clone(), *number)).collect(),
+            alerts: alerts.collect(),
+            partitions: partitions.into_iter().map(|(id, memory)| (id.0, memory)).collect(),
+            records: self.records,
+            tables: Vec::new(),
+        };
+        Ok(JobState { header, engine: self.engine.snapshot()?, tables: self.tables.kept() })
+    }
+
+    fn record(&self, staged: StagedEpoch, floor: crate::delivery::TopicFloor) -> Commit {
+        let memory = self.clock.memory();
+        let mut partitions = self.progress.clone();
+        for (partition, progress) in &mut partitions {
+            if let Some(memory) = memory.get(&PartitionId(*partition)) {
+                progress.watermark = memory.watermark;
+            }
+        }
+        Commit {
+            written_at: SystemClock.now_micros(),
+            partitions,
+            watermark: self.clock.current(),
+            drained: self.drained,
+            state: staged.state,
+            files: staged.files,
+            outbox: staged.outbox,
+            topic_floor: floor,
+            file_sink_bytes: self.file_bytes.clone(),
+            counters: self.counters(),
+            catalog_version: self.config.catalog_version,
+            ..self.ledger.draft()
+        }
+    }
+
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let mut counters = BTreeMap::from([
+            ("records".to_owned(), self.records.records),
+            ("rows".to_owned(), self.records.rows),
+            ("quarantined".to_owned(), self.records.dead),
+            ("tombstones".to_owned(), self.records.tombstones),
+        ]);
+        for (query, count) in self.engine.counters() {
+            counters.insert(format!("{query}.counted"), count.counted);
+            counters.insert(format!("{query}.filtered"), count.filtered);
+            counters.insert(format!("{query}.late"), count.late);
+        }
+        counters
+    }
+
+    async fn create(&mut self, commit: &Commit) -> Result<()> {
+        let mut tries = 1;
+        loop {
+            match self.ledger.commit(commit.clone()).await {
+                Err(error) if error.kind == ErrorKind::Unavailable && tries < COMMIT_TRIES => {
+                    tracing::warn!(job = %self.config.name, %error, "commit is unclear, asked again");
+                    tries += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Topics that records go to must be there before their ends are noted.
+    async fn ensure_topics(&mut self, outbox: &Outbox) -> Result<()> {
+        for topic in outbox.topics() {
+            if !self.ensured_topics.contains(topic) {
+                self.environment.log.ensure_topic(topic, 1, &[]).await.map_err(|e: Error| {
+                    e.help("the topic is where this job's records go")
+                })?;
+                self.ensured_topics.insert(topic.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Group offsets are a hint for dashboards.
+    fn report_progress(&mut self) {
+        let next: Vec<(PartitionId, i64)> = self
+            .progress
+            .iter()
+            .map(|(partition, progress)| (PartitionId(*partition), progress.next_offset))
+            .collect();
+        self.reader.report_progress(&next);
+    }
+
+    #[allow(clippy::cast_precision_loss)] // A size on a dashboard.
+    fn gauge_state(&self, bytes: usize) {
+        metrics::gauge!(metric::STATE_BYTES, "job" => self.config.name.clone()).set(bytes as f64);
+    }
+}

@@ -1,0 +1,72 @@
+//! What can be asked of a running job.
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use tidemill_contract::Result;
+use tidemill_sql::catalog::RegisteredAlert;
+use tokio::sync::oneshot;
+
+use super::JobConfig;
+
+/// A message to a job; taken between two batches.
+#[derive(Debug)]
+pub(crate) enum Control {
+    /// Answer with the rows of a view.
+    View {
+        /// The view.
+        view: String,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<ViewSnapshot>>,
+    },
+    /// Watch a view from now on.
+    AddAlert(Box<RegisteredAlert>),
+    /// Watch no more.
+    RemoveAlert(String),
+    /// A query was dropped: its results count no more. Answers when no commit names them.
+    Mute {
+        /// The query.
+        query: String,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Commit and read no further.
+    Pause,
+    /// Read on.
+    Resume,
+    /// Commit and end.
+    Stop,
+}
+
+/// What a message changed for good: it holds for later incarnations of the job too.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    AddAlert(Box<RegisteredAlert>),
+    RemoveAlert(String),
+    Mute(String),
+    SetPaused(bool),
+}
+
+impl Change {
+    pub(super) fn apply(self, config: &mut JobConfig) {
+        match self {
+            Self::AddAlert(alert) => config.alerts.push(*alert),
+            Self::RemoveAlert(name) => config.alerts.retain(|alert| alert.spec.name != name),
+            Self::Mute(query) => {
+                config.outputs.remove(&query);
+            }
+            Self::SetPaused(paused) => config.paused = paused,
+        }
+    }
+}
+
+/// All rows of a view at one moment: no row is missing and none is there twice.
+#[derive(Debug)]
+pub(crate) struct ViewSnapshot {
+    /// The view's columns.
+    pub(crate) schema: SchemaRef,
+    /// Parquet files with closed rows, as paths in the bucket.
+    pub(crate) files: Vec<String>,
+    /// Closed rows that are not in a file yet.
+    pub(crate) closed: Vec<RecordBatch>,
+    /// Rows of open windows as they stand.
+    pub(crate) live: Vec<RecordBatch>,
+}

@@ -1,0 +1,145 @@
+//! One batch of records on its way to the operators: decode, complete, judge, push.
+//!
+//! Every record ends up as a row, in quarantine or as a tombstone, and is counted as such.
+
+use bytes::Bytes;
+use serde_json::json;
+use tidemill_connectors::format::json::Decoded;
+use tidemill_contract::{
+    Clock, LogReader, PartitionId, RawBatch, Result, RowFault, SystemClock, Watermark,
+};
+use tidemill_sql::engine::LateRow;
+
+use super::{run::Run, skew::quarantine_future};
+use crate::{
+    outbox::{OutboxRecord, OutboxTarget, sequence_id},
+    quarantine,
+};
+
+/// Records and bytes taken from one partition at a time: enough for the operators to be busy with
+/// columns, little enough that a message to the job waits a few milliseconds.
+const BATCH_RECORDS: usize = 8192;
+const BATCH_BYTES: usize = 4 << 20;
+
+impl Run<'_> {
+    /// Reads one batch of the partition that should be read next; false if none has records.
+    pub(super) fn read_next(&mut self) -> Result<bool> {
+        let mut empty = Vec::new();
+        while let Some(partition) = self.clock.next_partition(&empty) {
+            let raw = self.reader.poll(partition, BATCH_RECORDS, BATCH_BYTES)?;
+            let raw = self.within_bound(raw);
+            let has_records = !raw.records.is_empty();
+            if has_records {
+                self.ingest(&raw)?;
+            }
+            self.note_position(&raw);
+            if has_records {
+                return Ok(true);
+            }
+            empty.push(partition);
+        }
+        Ok(false)
+    }
+
+    fn ingest(&mut self, raw: &RawBatch) -> Result<()> {
+        self.dirty = true;
+        let Decoded { rows, record_index, mut faults, tombstones } = self.decoder.decode(raw)?;
+        let (batch, more) = self.program.prepare(&rows, record_index, raw)?;
+        faults.extend(more);
+        let latest = self.times.latest_believed(SystemClock.now_micros());
+        let batch = quarantine_future(batch, raw, latest, &mut faults)?;
+
+        self.records.records += raw.records.len() as u64;
+        self.records.tombstones += tombstones;
+        self.records.dead += faults.len() as u64;
+        self.records.rows += batch.rows.num_rows() as u64;
+        self.quarantine(raw, &faults)?;
+
+        let watermark = self.clock.current();
+        if batch.rows.num_rows() > 0 {
+            let pushed = self.engine.push(&batch, watermark)?;
+            self.emit(pushed.emissions)?;
+            self.keep_late(raw, &pushed.late, watermark)?;
+        }
+        let latest = batch.event_time.as_ref().and_then(arrow::compute::max);
+        self.clock.observe(raw.partition, latest, self.stopwatch.now());
+        Ok(())
+    }
+
+    /// Beyond the bound of a bounded source nothing is read.
+    fn within_bound(&self, mut raw: RawBatch) -> RawBatch {
+        let bound = self.progress.get(&raw.partition.0).and_then(|progress| progress.bound);
+        if let Some(bound) = bound.filter(|bound| raw.next_offset > *bound) {
+            raw.records.retain(|record| record.offset < bound);
+            raw.next_offset = bound;
+        }
+        raw
+    }
+
+    fn note_position(&mut self, raw: &RawBatch) {
+        if let Some(progress) = self.progress.get_mut(&raw.partition.0) {
+            // After a bound was lowered below our place nothing moves back.
+            progress.next_offset = progress.next_offset.max(raw.next_offset);
+            if let Some(last) = raw.records.last() {
+                progress.fingerprint = Some(super::open::fingerprint(last));
+                progress.fingerprint_offset = Some(last.offset);
+            }
+        }
+        self.tell_clock(raw.partition);
+    }
+
+    /// Tells the clock where a partition stands.
+    pub(super) fn tell_clock(&mut self, partition: PartitionId) {
+        let Some(progress) = self.progress.get(&partition.0) else { return };
+        let end = self.reader.end_offset(partition);
+        let now = self.stopwatch.now();
+        self.clock.position(partition, progress.next_offset, end, progress.bound, now);
+    }
+
+    fn quarantine(&mut self, raw: &RawBatch, faults: &[(u32, RowFault)]) -> Result<()> {
+        if !self.config.quarantines {
+            return Ok(());
+        }
+        let source = &self.config.source.name;
+        let target = OutboxTarget::Topic { name: format!("{source}.dead") };
+        let now = SystemClock.now_micros();
+        for (record, fault) in faults {
+            let payload = quarantine::dead_row(source, &place(raw, *record), fault, now);
+            let id = sequence_id(&self.config.name, self.ledger.next_epoch(), self.outbox.len());
+            self.outbox.push(&target, plain(id, payload))?;
+        }
+        Ok(())
+    }
+
+    fn keep_late(&mut self, raw: &RawBatch, late: &[LateRow], watermark: Watermark) -> Result<()> {
+        let source = &self.config.source.name;
+        let target = OutboxTarget::Topic { name: format!("{source}.late") };
+        let now = SystemClock.now_micros();
+        for row in late {
+            if !self.config.outputs.contains_key(&row.query) || self.muted.contains(&row.query) {
+                continue;
+            }
+            let bytes = payload(raw, row.record_index);
+            let place = place(raw, row.record_index);
+            let payload =
+                quarantine::late_row(source, &row.query, &place, &bytes, watermark.0, now);
+            let id = sequence_id(&self.config.name, self.ledger.next_epoch(), self.outbox.len());
+            self.outbox.push(&target, plain(id, payload))?;
+        }
+        Ok(())
+    }
+}
+
+fn plain(id: String, payload: Bytes) -> OutboxRecord {
+    OutboxRecord { id, key: None, payload: Some(payload), headers: Vec::new(), timestamp_ms: None }
+}
+
+fn place(raw: &RawBatch, record: u32) -> serde_json::Value {
+    let offset = raw.records.get(record as usize).map(|record| record.offset);
+    json!({ "partition": raw.partition.0, "offset": offset })
+}
+
+fn payload(raw: &RawBatch, record: u32) -> Bytes {
+    let record = raw.records.get(record as usize);
+    record.and_then(|record| record.payload.clone()).unwrap_or_default()
+}

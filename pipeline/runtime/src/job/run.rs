@@ -1,0 +1,319 @@
+//! One incarnation of a job: from its last commit until it is stopped or something fails.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    time::{Duration, Instant},
+};
+
+use tidemill_connectors::{format::json::JsonDecoder, log::kafka::KafkaReader};
+use tidemill_contract::{
+    Clock, LogReader, Micros, PartitionId, PartitionProgress, Result, SystemClock, Watermark,
+};
+use tidemill_sql::{
+    alert::AlertProgram,
+    engine::{Engine, SourceProgram},
+};
+
+use super::{
+    Bound, Control, JobConfig, JobEnvironment, ViewSnapshot,
+    control::Change,
+    count::{self, RecordCount},
+    sink::SinkWriter,
+    tables::{Flush, Tables},
+};
+use crate::{
+    delivery::Delivery, ledger::Ledger, outbox::Outbox, status::JobStatus,
+    watermark::{SourceWatermark, TimeSettings},
+};
+
+/// Longest wait for records; bounds how late a message is taken and how coarse the wall clock is.
+const WAIT: Duration = Duration::from_millis(20);
+/// How often the status is written while nothing is committed.
+const STATUS_INTERVAL: Duration = Duration::from_millis(200);
+/// How often the topic is asked whether it has more partitions.
+const GROWTH_INTERVAL: Duration = Duration::from_secs(30);
+/// Records for topics and files that make a commit due before its time.
+const OUTBOX_RECORDS: usize = 50_000;
+
+/// Wall-clock time that never jumps: for how long something has lasted.
+#[derive(Debug)]
+pub(super) struct Stopwatch {
+    base: Micros,
+    started: Instant,
+}
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        Self { base: SystemClock.now_micros(), started: Instant::now() }
+    }
+
+    pub(super) fn now(&self) -> Micros {
+        let elapsed = Micros::try_from(self.started.elapsed().as_micros()).unwrap_or(Micros::MAX);
+        self.base.saturating_add(elapsed)
+    }
+}
+
+/// Why an incarnation ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was told to.
+    Stopped,
+    /// The topic has more partitions now: start again and read them too.
+    Reopen,
+}
+
+/// A job at work.
+pub(super) struct Run<'a> {
+    pub(super) config: &'a JobConfig,
+    pub(super) environment: &'a JobEnvironment,
+    pub(super) changes: &'a RefCell<Vec<Change>>,
+    pub(super) ledger: Ledger,
+    pub(super) delivery: Delivery,
+    pub(super) reader: KafkaReader,
+    pub(super) decoder: JsonDecoder,
+    pub(super) program: SourceProgram,
+    pub(super) engine: Engine,
+    pub(super) alerts: BTreeMap<String, AlertProgram>,
+    pub(super) sinks: BTreeMap<String, SinkWriter>,
+    pub(super) muted: BTreeSet<String>,
+    pub(super) times: TimeSettings,
+    pub(super) clock: SourceWatermark,
+    pub(super) stopwatch: Stopwatch,
+    pub(super) progress: BTreeMap<i32, PartitionProgress>,
+    pub(super) tables: Tables,
+    pub(super) outbox: Outbox,
+    /// Length of each file sink, what waits in the outbox included.
+    pub(super) file_bytes: BTreeMap<String, u64>,
+    pub(super) records: RecordCount,
+    pub(super) ensured_topics: BTreeSet<String>,
+    /// Queries that read the source itself.
+    pub(super) direct: Vec<String>,
+    /// Something happened since the last commit.
+    pub(super) dirty: bool,
+    pub(super) paused: bool,
+    /// All of a bounded source is read, emitted and committed.
+    pub(super) drained: bool,
+    pub(super) committed_at: Instant,
+    pub(super) told_at: Instant,
+    pub(super) grown_at: Instant,
+}
+
+impl Run<'_> {
+    /// Works until told to stop.
+    pub(super) fn work(&mut self, inbox: &Receiver<Control>) -> Result<End> {
+        self.tell();
+        loop {
+            if let Some(end) = self.serve(inbox)? {
+                return Ok(end);
+            }
+            if self.paused {
+                continue;
+            }
+            self.learn_bound();
+            let read = self.read_next()?;
+            self.advance()?;
+            if self.clock.is_finished() {
+                self.settle()?;
+            } else {
+                self.drained = false;
+                if self.is_commit_due() {
+                    self.commit(Flush::Due)?;
+                }
+            }
+            if self.told_at.elapsed() >= STATUS_INTERVAL {
+                self.tell();
+            }
+            if !read {
+                self.reader.wait(WAIT);
+                if self.topic_grew() {
+                    self.commit_if_dirty(Flush::Due)?;
+                    return Ok(End::Reopen);
+                }
+            }
+        }
+    }
+
+    /// Takes the messages that wait. A paused or drained job waits for the next one.
+    fn serve(&mut self, inbox: &Receiver<Control>) -> Result<Option<End>> {
+        loop {
+            let message = if self.paused || self.drained {
+                match inbox.recv_timeout(STATUS_INTERVAL) {
+                    Ok(message) => message,
+                    Err(RecvTimeoutError::Timeout) => return Ok(None),
+                    Err(RecvTimeoutError::Disconnected) => Control::Stop,
+                }
+            } else {
+                match inbox.try_recv() {
+                    Ok(message) => message,
+                    Err(TryRecvError::Empty) => return Ok(None),
+                    Err(TryRecvError::Disconnected) => Control::Stop,
+                }
+            };
+            match message {
+                Control::View { view, reply } => {
+                    // Whoever asked may have given up.
+                    let _gone = reply.send(self.view(&view)).is_err();
+                }
+                Control::AddAlert(alert) => {
+                    self.add_alert(&alert)?;
+                    self.changes.borrow_mut().push(Change::AddAlert(alert));
+                }
+                Control::RemoveAlert(name) => {
+                    self.dirty |= self.alerts.remove(&name).is_some();
+                    self.changes.borrow_mut().push(Change::RemoveAlert(name));
+                }
+                Control::Mute { query, reply } => {
+                    self.mute(query)?;
+                    let _gone = reply.send(Ok(())).is_err();
+                }
+                Control::Pause => self.set_paused(true)?,
+                Control::Resume => self.set_paused(false)?,
+                Control::Stop => {
+                    self.stop()?;
+                    return Ok(Some(End::Stopped));
+                }
+            }
+        }
+    }
+
+    /// Drops the results of a query, and commits so that nothing names them any more.
+    fn mute(&mut self, query: String) -> Result<()> {
+        self.tables.remove(&query);
+        self.sinks.remove(&query);
+        self.file_bytes.remove(&query);
+        self.muted.insert(query.clone());
+        self.changes.borrow_mut().push(Change::Mute(query));
+        self.commit(Flush::Due)
+    }
+
+    fn set_paused(&mut self, paused: bool) -> Result<()> {
+        if paused {
+            self.commit_if_dirty(Flush::Due)?;
+        }
+        self.paused = paused;
+        self.changes.borrow_mut().push(Change::SetPaused(paused));
+        self.tell();
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        if !self.drained {
+            self.commit_if_dirty(Flush::All)?;
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Moves the watermark as far as it goes, and the operators with it.
+    fn advance(&mut self) -> Result<()> {
+        for partition in self.reader.partitions() {
+            self.tell_clock(partition);
+        }
+        let before = self.clock.current();
+        let watermark = self.clock.advance(self.stopwatch.now());
+        if watermark <= before {
+            return Ok(());
+        }
+        let emissions = self.engine.advance(watermark)?;
+        self.emit(emissions)?;
+        self.advance_alerts(watermark)
+    }
+
+    /// A feed that is done says where the topic ends.
+    fn learn_bound(&mut self) {
+        let Bound::Feed(end) = &self.config.bound else { return };
+        let Some(end) = end.borrow().clone() else { return };
+        for (partition, progress) in &mut self.progress {
+            let known = end.ends.get(partition).copied();
+            progress.bound = known.map(|bound| bound.max(progress.next_offset));
+        }
+    }
+
+    /// The bounded source is at its end: everything closed, flushed and committed.
+    fn settle(&mut self) -> Result<()> {
+        if !self.drained {
+            self.drained = true;
+            self.dirty |= self.tables.holds_rows();
+            self.commit_if_dirty(Flush::All)?;
+            self.tell();
+        }
+        Ok(())
+    }
+
+    fn is_commit_due(&self) -> bool {
+        if self.outbox.len() >= OUTBOX_RECORDS || self.tables.is_large() {
+            return true;
+        }
+        let waited = self.committed_at.elapsed() >= self.environment.commit_interval;
+        waited && (self.dirty || self.tables.is_due())
+    }
+
+    pub(super) fn commit_if_dirty(&mut self, flush: Flush) -> Result<()> {
+        let has_rows = flush == Flush::All && self.tables.holds_rows();
+        if self.dirty || has_rows { self.commit(flush) } else { Ok(()) }
+    }
+
+    fn topic_grew(&mut self) -> bool {
+        if self.grown_at.elapsed() < GROWTH_INTERVAL || self.config.bound.is_bounded() {
+            return false;
+        }
+        self.grown_at = Instant::now();
+        let topic = self.config.source.topic();
+        let found = self.environment.executor.block_on(self.config.log.partitions(topic));
+        let known = self.progress.len();
+        found.ok().flatten().and_then(|count| usize::try_from(count).ok()).is_some_and(|count| {
+            count > known
+        })
+    }
+
+    fn view(&mut self, view: &str) -> Result<ViewSnapshot> {
+        let schema = self.config.catalog.query(view).map(|query| query.schema.clone());
+        let Some(schema) = schema.filter(|_| self.tables.contains(view)) else {
+            return Err(tidemill_contract::Error::internal(format!(
+                "view '{view}' is not of job '{}'",
+                self.config.name
+            )));
+        };
+        let live = self.engine.peek(view)?.into_iter().map(|emission| emission.rows).collect();
+        let (files, closed) = (self.tables.files(view), self.tables.rows(view));
+        Ok(ViewSnapshot { schema, files, closed, live })
+    }
+
+    /// Writes the status.
+    pub(super) fn tell(&mut self) {
+        self.told_at = Instant::now();
+        let counters = self.engine.counters();
+        let drift = count::drift(&self.records, &counters, &self.direct);
+        let watermark = self.clock.current();
+        let known = watermark > Watermark::MIN && watermark < Watermark::MAX;
+        let lag = self.lag();
+        let state = match (self.paused, self.drained) {
+            (true, _) => "paused",
+            (false, true) => "drained",
+            (false, false) => "running",
+        };
+        self.environment.board.update_job(&self.config.name, |status: &mut JobStatus| {
+            state.clone_into(&mut status.state);
+            status.error = None;
+            status.epoch = self.ledger.next_epoch() - 1;
+            status.watermark_micros = known.then_some(watermark.0);
+            status.rows_in = self.records.records;
+            status.rows_dead = self.records.dead;
+            status.rows_late = counters.values().map(|count| count.late).sum();
+            status.lag_records = lag;
+            status.open_slices = self.engine.open_slices();
+            status.conservation_drift = drift;
+            status.counters = count::shown(&counters);
+        });
+    }
+
+    fn lag(&self) -> i64 {
+        let behind = |(partition, progress): (&i32, &PartitionProgress)| {
+            let end = progress.bound.or_else(|| self.reader.end_offset(PartitionId(*partition)));
+            end.map_or(0, |end| (end - progress.next_offset).max(0))
+        };
+        self.progress.iter().map(behind).sum()
+    }
+}

@@ -1,0 +1,171 @@
+//! Closed rows on their way into files: buffered per view until there are enough of them or they
+//! have waited long enough, so that file sizes do not depend on how often a job commits.
+//!
+//! The rows are part of the state, so nothing is lost, and queries read them from memory. Also
+//! keeps the list of files published so far: with the buffer it is all of a view's closed rows at
+//! one point.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use arrow::{array::RecordBatch, compute::concat_batches};
+use tidemill_contract::{Error, Result, StagedFile};
+
+/// Small batches are joined when so many have come together: keeps the state's size near that of
+/// its rows.
+const JOIN_BATCHES: usize = 256;
+
+/// The buffered rows of one view.
+#[derive(Debug, Default)]
+struct Buffer {
+    joined: Vec<RecordBatch>,
+    recent: Vec<RecordBatch>,
+    rows: usize,
+    since: Option<Instant>,
+    files: Vec<String>,
+}
+
+impl Buffer {
+    fn push(&mut self, rows: RecordBatch) -> Result<()> {
+        self.rows += rows.num_rows();
+        self.since.get_or_insert_with(Instant::now);
+        self.recent.push(rows);
+        if self.recent.len() >= JOIN_BATCHES {
+            let schema = self.recent[0].schema();
+            let joined = concat_batches(&schema, &self.recent)
+                .map_err(|e| Error::internal(format!("closed rows cannot be joined: {e}")))?;
+            self.recent.clear();
+            self.joined.push(joined);
+        }
+        Ok(())
+    }
+
+    fn batches(&self) -> Vec<RecordBatch> {
+        self.joined.iter().chain(&self.recent).cloned().collect()
+    }
+
+    fn take(&mut self) -> Vec<RecordBatch> {
+        self.rows = 0;
+        self.since = None;
+        let mut taken = std::mem::take(&mut self.joined);
+        taken.append(&mut self.recent);
+        taken
+    }
+}
+
+/// When buffered rows get a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FlushSettings {
+    /// Rows of one view.
+    pub(crate) rows: usize,
+    /// Age of the oldest row.
+    pub(crate) age: Duration,
+}
+
+/// What a commit does with the buffered rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// Files for what is large or old enough.
+    Due,
+    /// Files for everything.
+    All,
+}
+
+/// The buffers of all views of a job.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    settings: FlushSettings,
+    views: BTreeMap<String, Buffer>,
+}
+
+impl Tables {
+    /// Empty buffers.
+    pub(crate) fn new(settings: FlushSettings, views: impl IntoIterator<Item = String>) -> Self {
+        let views = views.into_iter().map(|view| (view, Buffer::default())).collect();
+        Self { settings, views }
+    }
+
+    /// The view's rows go to a table of this job.
+    pub(crate) fn contains(&self, view: &str) -> bool {
+        self.views.contains_key(view)
+    }
+
+    /// Adds closed rows.
+    pub(crate) fn push(&mut self, view: &str, rows: RecordBatch) -> Result<()> {
+        match self.views.get_mut(view) {
+            Some(buffer) => buffer.push(rows),
+            None => Err(Error::internal(format!("view '{view}' has no table in this job"))),
+        }
+    }
+
+    /// The view was dropped: its rows are of no use.
+    pub(crate) fn remove(&mut self, view: &str) {
+        self.views.remove(view);
+    }
+
+    /// Some buffer is large or old enough for a file.
+    pub(crate) fn is_due(&self) -> bool {
+        self.views.values().any(|buffer| self.settings.is_due(buffer))
+    }
+
+    /// Some buffer has the rows of a full file.
+    pub(crate) fn is_large(&self) -> bool {
+        self.views.values().any(|buffer| buffer.rows >= self.settings.rows)
+    }
+
+    /// Some buffer holds rows.
+    pub(crate) fn holds_rows(&self) -> bool {
+        self.views.values().any(|buffer| buffer.rows > 0)
+    }
+
+    /// Takes out the rows that get a file with this commit.
+    pub(crate) fn take(&mut self, flush: Flush) -> BTreeMap<String, Vec<RecordBatch>> {
+        let settings = self.settings;
+        self.views
+            .iter_mut()
+            .filter(|(_, buffer)| buffer.rows > 0)
+            .filter(|(_, buffer)| flush == Flush::All || settings.is_due(buffer))
+            .map(|(view, buffer)| (view.clone(), buffer.take()))
+            .collect()
+    }
+
+    /// The rows that stay, for the state.
+    pub(crate) fn kept(&self) -> BTreeMap<String, Vec<RecordBatch>> {
+        self.views.iter().map(|(view, buffer)| (view.clone(), buffer.batches())).collect()
+    }
+
+    /// The rows of one view.
+    pub(crate) fn rows(&self, view: &str) -> Vec<RecordBatch> {
+        self.views.get(view).map(Buffer::batches).unwrap_or_default()
+    }
+
+    /// The published files of one view.
+    pub(crate) fn files(&self, view: &str) -> Vec<String> {
+        self.views.get(view).map(|buffer| buffer.files.clone()).unwrap_or_default()
+    }
+
+    /// Files that are in the view's table already.
+    pub(crate) fn set_files(&mut self, view: &str, files: Vec<String>) {
+        if let Some(buffer) = self.views.get_mut(view) {
+            buffer.files = files;
+        }
+    }
+
+    /// Files that a commit has just published.
+    pub(crate) fn published(&mut self, files: &[StagedFile]) {
+        for file in files {
+            if let Some(buffer) = self.views.get_mut(&file.view) {
+                buffer.files.push(file.path.clone());
+            }
+        }
+    }
+}
+
+impl FlushSettings {
+    fn is_due(&self, buffer: &Buffer) -> bool {
+        let old = buffer.since.is_some_and(|since| since.elapsed() >= self.age);
+        buffer.rows > 0 && (buffer.rows >= self.rows || old)
+    }
+}

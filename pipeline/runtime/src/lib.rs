@@ -1,0 +1,24 @@
+//! The moving parts: feeds run sources into topics, jobs run topics through the SQL operators,
+//! commits make results true, publication rolls them forward.
+//!
+//! Why it exists: `sql` never does I/O and `connectors` never knows what a row means; here they
+//! meet, one stage a file. It never parses SQL and never speaks a wire protocol itself.
+
+mod assignment;
+pub mod catalog_log;
+pub mod delivery;
+mod feed;
+mod job;
+pub mod ledger;
+pub mod outbox;
+pub mod publish;
+mod quarantine;
+pub mod recover;
+mod settings;
+mod status;
+mod supervisor;
+pub mod watermark;
+
+pub use feed::{Feed, FeedEnd, OpenSource};
+pub use settings::{Settings, parse_duration};
+pub use status::{Board, FeedStatus, JobStatus, QueryCount, Status};

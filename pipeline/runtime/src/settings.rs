@@ -1,0 +1,93 @@
+//! What a pipeline process is told from outside: where its data lies, which broker and bucket it
+//! uses, how often it commits.
+//!
+//! Numbers and addresses only, no live objects; every default works on a laptop with nothing else
+//! installed. It never reads the environment or a file itself: the binary does that.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use tidemill_contract::{Error, Micros, Options, Result};
+
+/// Rows buffered per view before they are written to a Parquet file.
+const FLUSH_ROWS: usize = 50_000;
+
+/// Settings of one pipeline process.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Folder of everything this process keeps locally: lock, embedded broker, default bucket.
+    pub data_dir: PathBuf,
+    /// Bootstrap servers of a Kafka cluster; `None` starts the embedded broker.
+    pub kafka_brokers: Option<String>,
+    /// Where the embedded broker listens; port 0 picks a free one.
+    pub broker_listen: SocketAddr,
+    /// Kafka client properties for every connection (checked against the allow-list).
+    pub kafka_properties: BTreeMap<String, String>,
+    /// Bucket URL; `None` is `<data_dir>/bucket`.
+    pub bucket: Option<String>,
+    /// Options of the bucket (region, endpoint, …).
+    pub bucket_options: BTreeMap<String, String>,
+    /// Longest time between two commits of a job that has something to commit.
+    pub commit_interval: Duration,
+    /// Longest time closed rows wait in the state before they get a Parquet file.
+    pub flush_interval: Duration,
+    /// Rows of one view that get a Parquet file at once.
+    pub flush_rows: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("tidemill-data"),
+            kafka_brokers: None,
+            broker_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            kafka_properties: BTreeMap::new(),
+            bucket: None,
+            bucket_options: BTreeMap::new(),
+            commit_interval: Duration::from_secs(1),
+            flush_interval: Duration::from_secs(10),
+            flush_rows: FLUSH_ROWS,
+        }
+    }
+}
+
+/// A length of time as written in an option: a number and a unit, e.g. `30 s`, `500 ms`,
+/// `5 minutes`, `1 h`. A bare number is milliseconds, as in Flink.
+pub fn parse_duration(text: &str) -> Option<Micros> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let number: Micros = number.parse().ok()?;
+    let unit: Micros = match unit.trim().to_ascii_lowercase().as_str() {
+        "us" | "µs" | "micro" | "micros" | "microsecond" | "microseconds" => 1,
+        "" | "ms" | "milli" | "millis" | "millisecond" | "milliseconds" => 1_000,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1_000_000,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60_000_000,
+        "h" | "hour" | "hours" => 3_600_000_000,
+        "d" | "day" | "days" => 86_400_000_000,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
+/// The duration option `key` of `object`, if it is set.
+///
+/// # Errors
+/// `TM112` if the value is not a duration.
+pub fn duration_option(options: &Options, key: &str, object: &str) -> Result<Option<Micros>> {
+    let Some(text) = options.get(key) else {
+        return Ok(None);
+    };
+    parse_duration(text).map(Some).ok_or_else(|| {
+        Error::invalid(
+            "TM112",
+            format!("{object}: option '{key}' is not a duration: '{text}'"),
+        )
+        .at(options.span(key))
+        .help("write a number and a unit, e.g. '30 s' or '500 ms'")
+    })
+}

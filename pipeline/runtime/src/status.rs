@@ -1,0 +1,210 @@
+//! What a running pipeline says of itself: jobs, feeds, counters.
+//!
+//! Plain data for the API, the CLI and the tests, and the one place where the numbers become
+//! metrics. It never decides anything.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+use tidemill_contract::{Micros, metric};
+use tokio::sync::watch;
+
+/// The whole pipeline.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Status {
+    /// One entry a job, by name.
+    pub jobs: Vec<JobStatus>,
+    /// One entry a feed, by source.
+    pub feeds: Vec<FeedStatus>,
+}
+
+/// Where each row that reached one query went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct QueryCount {
+    /// Rows the query was given.
+    pub rows_in: u64,
+    /// Rows that reached a result.
+    pub counted: u64,
+    /// Rows a `WHERE` dropped.
+    pub filtered: u64,
+    /// Rows with no open window left.
+    pub late: u64,
+}
+
+/// One job.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct JobStatus {
+    /// Job name.
+    pub name: String,
+    /// Source it reads.
+    pub source: String,
+    /// Queries it runs.
+    pub queries: Vec<String>,
+    /// `starting`, `running`, `degraded`, `paused`, `drained`, `stopped`, `fenced` or `failed`.
+    pub state: String,
+    /// Why it is degraded, fenced or failed.
+    pub error: Option<String>,
+    /// Last committed epoch.
+    pub epoch: u64,
+    /// Source watermark, `None` before the first event and after the end of a bounded source.
+    pub watermark_micros: Option<Micros>,
+    /// Records read.
+    pub rows_in: u64,
+    /// Records sent to quarantine.
+    pub rows_dead: u64,
+    /// Rows with no open window left, over all queries.
+    pub rows_late: u64,
+    /// Records in the topic not yet read.
+    pub lag_records: i64,
+    /// Open slices in the operators.
+    pub open_slices: usize,
+    /// Rows not accounted for: always 0.
+    pub conservation_drift: i64,
+    /// Per query: where its rows went.
+    pub counters: BTreeMap<String, QueryCount>,
+}
+
+/// One feed.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct FeedStatus {
+    /// Source it feeds.
+    pub source: String,
+    /// Connector kind.
+    pub connector: String,
+    /// Rows in the topic from this source.
+    pub rows: u64,
+    /// Rows sent to quarantine.
+    pub dead: u64,
+    /// `starting`, `running`, `degraded`, `done`, `stopped` or `failed`.
+    pub state: String,
+    /// The source ends by itself.
+    pub bounded: bool,
+    /// All of a bounded source is in the topic.
+    pub done: bool,
+    /// Why it is degraded or failed.
+    pub error: Option<String>,
+}
+
+impl JobStatus {
+    /// Sets the job's metrics from this status.
+    pub fn export(&self) {
+        let job = || self.name.clone();
+        metrics::counter!(metric::ROWS_IN, "job" => job()).absolute(self.rows_in);
+        metrics::counter!(metric::ROWS_DEAD, "job" => job()).absolute(self.rows_dead);
+        metrics::gauge!(metric::CONSERVATION_DRIFT, "job" => job())
+            .set(as_gauge(self.conservation_drift));
+        metrics::gauge!(metric::LAG_RECORDS, "job" => job()).set(as_gauge(self.lag_records));
+        metrics::gauge!(metric::OPEN_WINDOWS, "job" => job()).set(as_gauge(
+            i64::try_from(self.open_slices).unwrap_or(i64::MAX),
+        ));
+        metrics::gauge!(metric::EPOCH, "job" => job())
+            .set(as_gauge(i64::try_from(self.epoch).unwrap_or(i64::MAX)));
+        if let Some(watermark) = self.watermark_micros {
+            metrics::gauge!(metric::WATERMARK, "job" => job()).set(as_gauge(watermark) / 1e6);
+        }
+        for (query, count) in &self.counters {
+            let labels = || [("job", job()), ("query", query.clone())];
+            metrics::counter!(metric::ROWS_COUNTED, &labels()).absolute(count.counted);
+            metrics::counter!(metric::ROWS_FILTERED, &labels()).absolute(count.filtered);
+            metrics::counter!(metric::ROWS_LATE, &labels()).absolute(count.late);
+        }
+    }
+}
+
+impl FeedStatus {
+    /// Sets the feed's metrics from this status.
+    pub fn export(&self) {
+        metrics::counter!(metric::FEED_ROWS, "source" => self.source.clone()).absolute(self.rows);
+        metrics::counter!(metric::FEED_DEAD, "source" => self.source.clone()).absolute(self.dead);
+    }
+}
+
+/// Where jobs and feeds put their status, and where everyone else reads it or waits for a change.
+#[derive(Debug)]
+pub struct Board {
+    status: Mutex<Entries>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    jobs: BTreeMap<String, JobStatus>,
+    feeds: BTreeMap<String, FeedStatus>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self {
+            status: Mutex::default(),
+            changes: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Board {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        // Plain data: a panic of another holder leaves nothing half done that matters.
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the status of a job, exports it and wakes who waits.
+    pub fn update_job(&self, name: &str, change: impl FnOnce(&mut JobStatus)) {
+        let exported = {
+            let mut entries = self.entries();
+            let job = entries.jobs.entry(name.to_owned()).or_default();
+            name.clone_into(&mut job.name);
+            change(job);
+            job.clone()
+        };
+        exported.export();
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    /// Changes the status of a feed, exports it and wakes who waits.
+    pub fn update_feed(&self, source: &str, change: impl FnOnce(&mut FeedStatus)) {
+        let exported = {
+            let mut entries = self.entries();
+            let feed = entries.feeds.entry(source.to_owned()).or_default();
+            source.clone_into(&mut feed.source);
+            change(feed);
+            feed.clone()
+        };
+        exported.export();
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    /// Forgets a job.
+    pub fn remove_job(&self, name: &str) {
+        self.entries().jobs.remove(name);
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    /// Forgets a feed.
+    pub fn remove_feed(&self, source: &str) {
+        self.entries().feeds.remove(source);
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    /// Everything as it is now.
+    pub fn status(&self) -> Status {
+        let entries = self.entries();
+        Status {
+            jobs: entries.jobs.values().cloned().collect(),
+            feeds: entries.feeds.values().cloned().collect(),
+        }
+    }
+
+    /// Sees every change from now on.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+/// A gauge value. Precision beyond 2^53 does not matter on a dashboard.
+#[allow(clippy::cast_precision_loss)]
+fn as_gauge(value: i64) -> f64 {
+    value as f64
+}

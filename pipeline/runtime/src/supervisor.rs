@@ -1,0 +1,288 @@
+//! Starts, stops and addresses feeds and jobs as the catalog changes.
+//!
+//! It holds handles only: what a job does is the job's, what a query is the catalog's. It never
+//! restarts a job that failed by itself: jobs try again themselves, and what they give up on needs
+//! a person.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use object_store::path::Path;
+use tidemill_connectors::{
+    log::kafka::{KafkaLog, KafkaSettings},
+    sinks::delta,
+    sources, store,
+};
+use tidemill_contract::{Error, Result, SourceSpec};
+use tidemill_sql::catalog::{Catalog, RegisteredAlert};
+use tokio::{sync::watch, task::JoinHandle};
+
+use crate::{
+    assignment::{self, Share},
+    feed::{Feed, FeedEnd, topic_partitions},
+    job::{Bound, Control, JobConfig, JobEnvironment, JobHandle, JobProbe},
+};
+
+/// Option: where a bounded read of an existing topic ends.
+const BOUNDED_MODE: &str = "scan.bounded.mode";
+/// Option: a fed source is followed for ever.
+const MONITOR_INTERVAL: &str = "source.monitor-interval";
+
+/// The catalog at one version, with the number of each query's `CREATE` statement.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Registry {
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) created: BTreeMap<String, u64>,
+    pub(crate) version: u64,
+}
+
+impl Registry {
+    /// The queries at whose root a source is.
+    fn queries_of(&self, source: &str) -> BTreeMap<String, u64> {
+        let queries = self.catalog.queries().values();
+        let queries = queries.filter(|query| query.root_source == source);
+        let numbered = queries.filter_map(|query| {
+            self.created.get(&query.name).map(|number| (query.name.clone(), *number))
+        });
+        numbered.collect()
+    }
+}
+
+#[derive(Debug)]
+struct FeedHandle {
+    stop: watch::Sender<bool>,
+    end: watch::Receiver<Option<FeedEnd>>,
+    task: JoinHandle<()>,
+}
+
+/// All feeds and jobs of a process.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    environment: JobEnvironment,
+    jobs: BTreeMap<String, JobHandle>,
+    feeds: BTreeMap<String, FeedHandle>,
+    unbounded: bool,
+}
+
+impl Supervisor {
+    /// Runs nothing yet.
+    pub(crate) fn new(environment: JobEnvironment) -> Self {
+        Self { environment, jobs: BTreeMap::new(), feeds: BTreeMap::new(), unbounded: false }
+    }
+
+    /// Starts the feeds and jobs of the whole catalog.
+    pub(crate) async fn start_all(&mut self, registry: &Registry) -> Result<()> {
+        for source in registry.catalog.sources().values() {
+            let queries = registry.queries_of(&source.name);
+            if queries.is_empty() {
+                continue;
+            }
+            let store = &self.environment.store;
+            let shares = assignment::divide(store, &source.name, &queries).await?;
+            for share in shares {
+                self.start_job(registry, source, share).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A query was registered while running: it gets a job of its own, unless the source has no
+    /// job yet.
+    pub(crate) async fn add_query(&mut self, registry: &Registry, name: &str) -> Result<()> {
+        let (Some(query), Some(number)) =
+            (registry.catalog.query(name), registry.created.get(name))
+        else {
+            return Err(Error::internal(format!("query '{name}' is not registered")));
+        };
+        let Some(source) = registry.catalog.source(&query.root_source) else {
+            return Err(Error::internal(format!("query '{name}' has no source")));
+        };
+        let alone = BTreeMap::from([(name.to_owned(), *number)]);
+        let share = if self.jobs.contains_key(&source.name) {
+            Share { job: assignment::own_job(&source.name, *number), outputs: alone }
+        } else {
+            let shares = assignment::divide(&self.environment.store, &source.name, &alone).await?;
+            let share = shares.into_iter().next();
+            share.ok_or_else(|| Error::internal(format!("query '{name}' has no job")))?
+        };
+        self.start_job(registry, source, share).await
+    }
+
+    async fn start_job(
+        &mut self,
+        registry: &Registry,
+        source: &SourceSpec,
+        share: Share,
+    ) -> Result<()> {
+        let log = source_log(&self.environment.log, source)?;
+        let partitions = topic_partitions(source)?;
+        log.ensure_topic(source.topic(), partitions, &[]).await?;
+        let bound = self.bound_of(source)?;
+        self.unbounded |= !bound.is_bounded();
+        let paused =
+            share.outputs.keys().any(|name| registry.catalog.query(name).is_some_and(|q| q.paused));
+        let alerts = registry.catalog.alerts().values();
+        let alerts = alerts.filter(|alert| share.outputs.contains_key(&alert.spec.view)).cloned();
+        let config = JobConfig {
+            quarantines: share.job == source.name || !self.reads(&source.name),
+            name: share.job.clone(),
+            source: source.clone(),
+            log,
+            catalog: Arc::clone(&registry.catalog),
+            catalog_version: registry.version,
+            queries: assignment::with_inputs(&registry.catalog, share.outputs.keys()),
+            outputs: share.outputs,
+            alerts: alerts.collect(),
+            bound,
+            paused,
+        };
+        let handle = JobHandle::spawn(self.environment.clone(), config)?;
+        self.jobs.insert(share.job, handle);
+        Ok(())
+    }
+
+    /// Some job reads this source.
+    fn reads(&self, source: &str) -> bool {
+        self.jobs.values().any(|job| job.source == source)
+    }
+
+    /// Where a source ends; starts its feed if it needs one.
+    fn bound_of(&mut self, source: &SourceSpec) -> Result<Bound> {
+        let is_fed = !matches!(sources::open(source, std::collections::BTreeSet::new()), Ok(None));
+        if !is_fed {
+            let ends = source.options.get(BOUNDED_MODE) == Some("latest-offset");
+            return Ok(if ends { Bound::AtStart } else { Bound::Never });
+        }
+        let is_bounded = source.options.get(MONITOR_INTERVAL).is_none();
+        if !self.feeds.contains_key(&source.name) {
+            let feed = self.start_feed(source, is_bounded)?;
+            self.feeds.insert(source.name.clone(), feed);
+        }
+        let end = self.feeds.get(&source.name).filter(|_| is_bounded).map(|feed| feed.end.clone());
+        Ok(end.map_or(Bound::Never, Bound::Feed))
+    }
+
+    fn start_feed(&self, source: &SourceSpec, is_bounded: bool) -> Result<FeedHandle> {
+        let environment = &self.environment;
+        let (log, store) = (environment.log.clone(), store::Store::clone(&environment.store));
+        let feed = Feed::of_source(source, log, store, Arc::clone(&environment.board))?;
+        environment.board.update_feed(&source.name, |status| {
+            source.connector().clone_into(&mut status.connector);
+            status.bounded = is_bounded;
+            "starting".clone_into(&mut status.state);
+        });
+        let (stop, stopped) = watch::channel(false);
+        let (ended, end) = watch::channel(None);
+        let task = environment.executor.spawn(feed.run(ended, stopped));
+        Ok(FeedHandle { stop, end, task })
+    }
+
+    /// A query was dropped: its results go, and its job if nothing else runs in it.
+    pub(crate) async fn drop_query(&mut self, name: &str) -> Result<()> {
+        let job = self.jobs.iter_mut().find(|(_, job)| job.outputs.contains_key(name));
+        if let Some((job_name, job)) = job {
+            // A failed job cannot answer; it is stopped or its rows are removed all the same.
+            let muted = job.mute(name).await;
+            job.outputs.remove(name);
+            if job.outputs.is_empty() {
+                let job_name = job_name.clone();
+                if let Some(job) = self.jobs.remove(&job_name) {
+                    job.stop().await;
+                    self.environment.board.remove_job(&job_name);
+                }
+            } else {
+                muted?;
+            }
+        }
+        self.remove_objects(&delta::location(name)).await
+    }
+
+    /// A source was dropped: its feed stops and its jobs are forgotten, so that one of the same
+    /// name begins anew. What the feed has finished stays known, as does the topic.
+    pub(crate) async fn drop_source(&mut self, name: &str) -> Result<()> {
+        if let Some(feed) = self.feeds.remove(name) {
+            feed.stop().await;
+            self.environment.board.remove_feed(name);
+        }
+        for folder in ["commits", "state", "outbox"] {
+            self.remove_objects(&Path::from_iter([folder, name])).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_objects(&self, folder: &Path) -> Result<()> {
+        let store = &self.environment.store;
+        for object in store::list(store, folder).await? {
+            store::delete(store, &object).await?;
+        }
+        Ok(())
+    }
+
+    /// Watches a view from now on.
+    pub(crate) async fn add_alert(&self, alert: &RegisteredAlert) -> Result<()> {
+        let job = self.job_of(&alert.spec.view)?;
+        job.send(Control::AddAlert(Box::new(alert.clone()))).await
+    }
+
+    /// Watches no more.
+    pub(crate) async fn drop_alert(&self, name: &str) -> Result<()> {
+        for job in self.jobs.values() {
+            job.send(Control::RemoveAlert(name.to_owned())).await?;
+        }
+        Ok(())
+    }
+
+    /// Pauses or resumes the job of a query; returns the queries that run in it.
+    pub(crate) async fn set_paused(&self, query: &str, paused: bool) -> Result<Vec<String>> {
+        let job = self.job_of(query)?;
+        job.send(if paused { Control::Pause } else { Control::Resume }).await?;
+        Ok(job.outputs.keys().cloned().collect())
+    }
+
+    /// Whom to ask for the rows of a view.
+    pub(crate) fn probe(&self, view: &str) -> Result<JobProbe> {
+        self.job_of(view).map(JobHandle::probe)
+    }
+
+    fn job_of(&self, query: &str) -> Result<&JobHandle> {
+        let job = self.jobs.values().find(|job| job.outputs.contains_key(query));
+        job.ok_or_else(|| Error::internal(format!("no job runs '{query}'")))
+    }
+
+    /// Some source that is read never ends.
+    pub(crate) fn is_unbounded(&self) -> bool {
+        self.unbounded
+    }
+
+    /// Stops everything: feeds first, then the jobs with a last commit each.
+    pub(crate) async fn stop(self) {
+        for feed in self.feeds.into_values() {
+            feed.stop().await;
+        }
+        futures::future::join_all(self.jobs.into_values().map(JobHandle::stop)).await;
+    }
+}
+
+impl FeedHandle {
+    async fn stop(self) {
+        self.stop.send_replace(true);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "a feed panicked");
+        }
+    }
+}
+
+/// The log a source's topic is in: the process's own unless the source names other properties.
+fn source_log(log: &KafkaLog, source: &SourceSpec) -> Result<KafkaLog> {
+    let mut settings: KafkaSettings = log.settings().clone();
+    let mut is_other = false;
+    for (key, value) in source.options.iter() {
+        let Some(key) = key.strip_prefix("properties.") else { continue };
+        is_other = true;
+        if key == "bootstrap.servers" {
+            value.clone_into(&mut settings.brokers);
+        } else {
+            settings.properties.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    if is_other { KafkaLog::new(settings) } else { Ok(log.clone()) }
+}

@@ -1,0 +1,316 @@
+//! A group: the queries that share source, filter and keys, with their one slice store.
+//!
+//! **Invariants.** Every row of the group is added to at most one slice. For each query
+//! `rows_in = counted + filtered + late`. A window is emitted once: when the watermark passes its
+//! end; `closed` is the watermark up to which that has happened.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
+    UInt32Array, new_null_array,
+};
+use datafusion::arrow::datatypes::{DataType, Int64Type, SchemaRef, UInt32Type};
+use datafusion::common::{Result, cast::as_boolean_array};
+use datafusion::physical_plan::aggregates::evaluate_group_by;
+use tidemill_contract::{Micros, Watermark, WindowBounds};
+
+use super::rows::{Rows, batch_of, evaluate, run_finite, run_steps};
+use super::store::{Prepared, SliceStore};
+use super::{LateRow, QueryCounters};
+use crate::plan::{OutputColumn, Windowed};
+use crate::window::Grid;
+
+/// Rows emitted by one query for one window.
+pub(crate) struct Closed {
+    pub(crate) query: String,
+    pub(crate) window: WindowBounds,
+    pub(crate) rows: RecordBatch,
+}
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) query: String,
+    pub(crate) plan: Arc<Windowed>,
+    pub(crate) schema: SchemaRef,
+    /// Index in the store of each of the query's aggregates.
+    aggregates: Vec<usize>,
+    pub(crate) counters: QueryCounters,
+}
+
+impl Client {
+    fn grid(&self) -> &dyn Grid {
+        self.plan.window.grid()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) sharing: String,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) store: SliceStore,
+    /// All windows with `end <= closed` have been emitted.
+    pub(crate) closed: Watermark,
+    /// How far the group's time column may lie behind the watermark of its input.
+    pub(crate) behind: Micros,
+    /// Empty window columns, kept for the largest batch seen.
+    empty_window: Option<ArrayRef>,
+}
+
+impl Group {
+    pub(crate) fn new(plan: &Arc<Windowed>, behind: Micros) -> Result<Self> {
+        Ok(Self {
+            sharing: plan.sharing.clone(),
+            clients: Vec::new(),
+            store: SliceStore::new(Arc::clone(&plan.key_schema))?,
+            closed: Watermark::MIN,
+            behind,
+            empty_window: None,
+        })
+    }
+
+    pub(crate) fn join(&mut self, query: &str, plan: &Arc<Windowed>, schema: &SchemaRef) {
+        let aggregates =
+            plan.aggregates.iter().map(|item| self.store.aggregate_index(item)).collect();
+        self.clients.push(Client {
+            query: query.to_owned(),
+            plan: Arc::clone(plan),
+            schema: Arc::clone(schema),
+            aggregates,
+            counters: QueryCounters::default(),
+        });
+    }
+
+    fn plan(&self) -> &Windowed {
+        &self.clients[0].plan
+    }
+
+    /// Index of the time column in the input's rows.
+    pub(crate) fn time_index(&self) -> usize {
+        self.plan().time_index
+    }
+
+    /// Adds rows of the input; returns the rows that are late for some query.
+    pub(crate) fn push(&mut self, batch: &RecordBatch, time: ArrayRef) -> Result<Vec<LateRow>> {
+        let pushed = batch.num_rows();
+        let rows = Rows {
+            batch: self.with_window_columns(batch)?,
+            time: Some(time),
+            origin: Arc::new(UInt32Array::from_iter_values(0..pushed as u32)),
+        };
+        let rows = run_steps(rows, &self.plan().steps)?;
+        let kept = rows.batch.num_rows();
+        for client in &mut self.clients {
+            client.counters.rows_in += pushed as u64;
+            client.counters.filtered += (pushed - kept) as u64;
+        }
+        let Some(time) = rows.time.as_ref().filter(|_| kept > 0) else {
+            return Ok(Vec::new());
+        };
+        let time = time.as_primitive::<Int64Type>();
+        let slices = self.assign(time);
+        let mut late = Vec::new();
+        let mut open = Vec::new();
+        for (bounds, members) in slices {
+            if self.judge(bounds.0, members.as_ref(), &rows, &mut late) {
+                open.push((bounds, members));
+            }
+        }
+        if open.is_empty() {
+            return Ok(late);
+        }
+        for prepared in self.prepare(&rows.batch)? {
+            for (bounds, members) in &open {
+                self.store.add(*bounds, &prepared, members.as_ref())?;
+            }
+        }
+        Ok(late)
+    }
+
+    /// The stream's rows with (empty) window columns appended.
+    fn with_window_columns(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let schema = Arc::clone(&self.plan().scan_schema);
+        let rows = batch.num_rows();
+        let data_type: &DataType = schema.field(schema.fields().len() - 1).data_type();
+        let empty = match self.empty_window.take() {
+            Some(array) if array.len() >= rows => array,
+            _ => new_null_array(data_type, rows.max(8_192)),
+        };
+        let mut columns = batch.columns().to_vec();
+        for _ in 0..3 {
+            columns.push(empty.slice(0, rows));
+        }
+        self.empty_window = Some(empty);
+        batch_of(&schema, columns, rows)
+    }
+
+    /// The slices the rows fall into; `None` instead of a list means all rows.
+    fn assign(&self, time: &Int64Array) -> Vec<((Micros, Micros), Option<UInt32Array>)> {
+        let times = time.values();
+        let (mut least, mut most) = (Micros::MAX, Micros::MIN);
+        for value in times {
+            least = least.min(*value);
+            most = most.max(*value);
+        }
+        let mut current = self.slice_around(least);
+        if most < current.1 {
+            return vec![(current, None)];
+        }
+        let mut members: BTreeMap<(Micros, Micros), Vec<u32>> = BTreeMap::new();
+        let mut pending: Vec<u32> = Vec::new();
+        for (row, value) in times.iter().enumerate() {
+            if *value < current.0 || *value >= current.1 {
+                members.entry(current).or_default().append(&mut pending);
+                current = self.slice_around(*value);
+            }
+            pending.push(row as u32);
+        }
+        members.entry(current).or_default().append(&mut pending);
+        members.retain(|_, rows| !rows.is_empty());
+        members.into_iter().map(|(bounds, rows)| (bounds, Some(rows.into()))).collect()
+    }
+
+    fn slice_around(&self, time: Micros) -> (Micros, Micros) {
+        let mut start = Micros::MIN;
+        let mut end = Micros::MAX;
+        for client in &self.clients {
+            start = start.max(client.grid().edge_at_or_before(time));
+            end = end.min(client.grid().edge_after(time));
+        }
+        (start, end)
+    }
+
+    /// Counts the rows of a slice for each query; true if any query still has a window open.
+    fn judge(
+        &mut self,
+        slice: Micros,
+        members: Option<&UInt32Array>,
+        rows: &Rows,
+        late: &mut Vec<LateRow>,
+    ) -> bool {
+        let count = members.map_or(rows.batch.num_rows(), Array::len) as u64;
+        let mut open = false;
+        for client in &mut self.clients {
+            if client.plan.window.grid().last_end(slice) > self.closed.0 {
+                client.counters.counted += count;
+                open = true;
+                continue;
+            }
+            client.counters.late += count;
+            let origin = rows.origin.as_primitive::<UInt32Type>().values();
+            let all: Vec<u32> = match members {
+                Some(members) => members.values().iter().map(|row| origin[*row as usize]).collect(),
+                None => origin.to_vec(),
+            };
+            late.extend(
+                all.into_iter().map(|row| LateRow { query: client.query.clone(), record_index: row }),
+            );
+        }
+        open
+    }
+
+    /// Evaluates keys, arguments and filters: one result per grouping set.
+    fn prepare(&mut self, batch: &RecordBatch) -> Result<Vec<Prepared>> {
+        let mut arguments = Vec::with_capacity(self.store.aggregates.len());
+        let mut filters = Vec::with_capacity(self.store.aggregates.len());
+        for aggregate in &self.store.aggregates {
+            arguments.push(evaluate(&aggregate.arguments, batch)?);
+            filters.push(match &aggregate.filter {
+                None => None,
+                Some(filter) => Some(boolean(&evaluate(&[Arc::clone(filter)], batch)?[0])?),
+            });
+        }
+        let keys = evaluate_group_by(&self.plan().group_by, batch)?;
+        let mut prepared = Vec::with_capacity(keys.len());
+        for columns in keys {
+            let ids = self.store.keys.intern(&columns, batch.num_rows())?;
+            prepared.push(Prepared {
+                ids,
+                arguments: arguments.clone(),
+                filters: filters.clone(),
+            });
+        }
+        Ok(prepared)
+    }
+
+    /// Emits every window that ends at or before the watermark; drops slices no query needs.
+    pub(crate) fn advance(&mut self, watermark: Watermark) -> Result<Vec<Closed>> {
+        if watermark <= self.closed {
+            return Ok(Vec::new());
+        }
+        let mut closed = Vec::new();
+        for client in 0..self.clients.len() {
+            for window in self.ending(client, self.closed.0, watermark.0) {
+                closed.extend(self.emit(client, window)?);
+            }
+        }
+        self.closed = watermark;
+        let clients = &self.clients;
+        self.store.drop_slices(|start| {
+            clients.iter().all(|client| client.grid().last_end(start) <= watermark.0)
+        })?;
+        Ok(closed)
+    }
+
+    /// The rows of all open windows of a query as they stand.
+    pub(crate) fn peek(&mut self, query: &str) -> Result<Vec<Closed>> {
+        let Some(client) = self.clients.iter().position(|client| client.query == query) else {
+            return Ok(Vec::new());
+        };
+        let mut open = Vec::new();
+        for window in self.ending(client, self.closed.0, Micros::MAX) {
+            open.extend(self.emit(client, window)?);
+        }
+        Ok(open)
+    }
+
+    /// The windows of a query with rows that end in `(after, through]`, ascending by end.
+    fn ending(&self, client: usize, after: Micros, through: Micros) -> Vec<WindowBounds> {
+        let grid = self.clients[client].grid();
+        let mut windows = Vec::new();
+        let mut cursor = after;
+        for start in self.store.slices.keys() {
+            let from = cursor.max(*start);
+            let to = through.min(grid.last_end(*start));
+            if from < to {
+                windows.extend(grid.windows_ending(from, to));
+                cursor = to;
+            }
+        }
+        windows
+    }
+
+    fn emit(&mut self, client: usize, window: WindowBounds) -> Result<Option<Closed>> {
+        let client = &self.clients[client];
+        let Some((keys, values)) = self.store.window(window, &client.aggregates)? else {
+            return Ok(None);
+        };
+        let plan = &client.plan;
+        let rows = values.first().or(keys.first()).map_or(1, |column| column.len());
+        let instant = |time: Micros| -> ArrayRef {
+            Arc::new(TimestampMicrosecondArray::from_value(time, rows))
+        };
+        let mut columns = Vec::with_capacity(plan.layout.len());
+        for column in &plan.layout {
+            columns.push(match column {
+                OutputColumn::WindowStart => instant(window.start),
+                OutputColumn::WindowEnd => instant(window.end),
+                OutputColumn::WindowTime => instant(window.end - 1_000),
+                OutputColumn::Key(index) => Arc::clone(&keys[*index]),
+                OutputColumn::Aggregate(index) => Arc::clone(&values[*index]),
+            });
+        }
+        let aggregated = batch_of(&plan.aggregate_schema, columns, rows)?;
+        let finished = run_finite(aggregated, &plan.post)?;
+        if finished.num_rows() == 0 {
+            return Ok(None);
+        }
+        let rows = batch_of(&client.schema, finished.columns().to_vec(), finished.num_rows())?;
+        Ok(Some(Closed { query: client.query.clone(), window, rows }))
+    }
+}
+
+fn boolean(array: &ArrayRef) -> Result<BooleanArray> {
+    Ok(as_boolean_array(array)?.clone())
+}

@@ -1,0 +1,351 @@
+//! The operators of one job: rows in, finished windows out.
+//!
+//! Sans-I/O and synchronous. Queries with the same source, filter and keys share one slice store;
+//! a view over a view is fed from the view's emissions inside the same engine.
+//!
+//! **Invariants.** For each query `rows in = counted + filtered + late`. What is emitted depends
+//! only on the rows and the watermarks, never on batch boundaries or on time. A snapshot taken
+//! between calls and restored into an engine built from the same queries gives the same future.
+
+mod group;
+mod keys;
+mod metadata;
+mod program;
+mod rows;
+mod slice;
+mod state;
+mod store;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray};
+use datafusion::arrow::array::{UInt32Array, UInt32Builder};
+use datafusion::arrow::compute::{cast, take_record_batch};
+use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
+use datafusion::common::DataFusionError;
+use serde::{Deserialize, Serialize};
+use tidemill_contract::{
+    Emission, EmissionKind, Error, EventBatch, Micros, Result, Watermark, WindowBounds,
+};
+
+pub use program::SourceProgram;
+
+use crate::catalog::Catalog;
+use crate::plan::{QueryPlan, Shape, run_error};
+use group::Group;
+use rows::{Rows, run_steps};
+
+/// What became of a query's rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryCounters {
+    /// Rows given to the query.
+    pub rows_in: u64,
+    /// Rows that reached a result (or an open window).
+    pub counted: u64,
+    /// Rows a WHERE clause dropped.
+    pub filtered: u64,
+    /// Rows with no open window left.
+    pub late: u64,
+}
+
+/// A row with no open window left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LateRow {
+    /// The query it is late for.
+    pub query: String,
+    /// Index of its record in the raw batch it came from.
+    pub record_index: u32,
+}
+
+/// What a push gave.
+#[derive(Debug, Default)]
+pub struct Pushed {
+    /// Rows of stateless queries.
+    pub emissions: Vec<Emission>,
+    /// Rows that came too late for some query.
+    pub late: Vec<LateRow>,
+}
+
+#[derive(Debug)]
+struct Stateless {
+    query: String,
+    plan: Arc<QueryPlan>,
+    counters: QueryCounters,
+}
+
+/// The queries that read one stream.
+#[derive(Debug, Default)]
+struct Readers {
+    groups: Vec<Group>,
+    stateless: Vec<Stateless>,
+}
+
+/// The operators of one job.
+#[derive(Debug)]
+pub struct Engine {
+    source: String,
+    readers: BTreeMap<String, Readers>,
+    watermark: Watermark,
+}
+
+fn wrap(error: DataFusionError) -> Error {
+    run_error(&error)
+}
+
+impl Engine {
+    /// Builds the operators of `queries`, all of which read `source` or a view among them.
+    ///
+    /// # Errors
+    /// If a query is unknown or reads a view that is not among `queries`.
+    pub fn build(catalog: &Catalog, source: &str, queries: &[String]) -> Result<Self> {
+        let mut engine = Self {
+            source: source.to_owned(),
+            readers: BTreeMap::new(),
+            watermark: Watermark::MIN,
+        };
+        for name in queries {
+            let query = catalog
+                .query(name)
+                .ok_or_else(|| Error::internal(format!("query '{name}' is not registered")))?;
+            let input = &query.plan.input;
+            if input != source && !queries.contains(input) {
+                return Err(Error::internal(format!("'{name}' reads '{input}' of another job")));
+            }
+            let readers = engine.readers.entry(input.clone()).or_default();
+            match &query.plan.shape {
+                Shape::Stateless { .. } => readers.stateless.push(Stateless {
+                    query: name.clone(),
+                    plan: Arc::clone(&query.plan),
+                    counters: QueryCounters::default(),
+                }),
+                Shape::Windowed(windowed) => {
+                    let behind = catalog.behind(input, windowed.time_index);
+                    let known =
+                        readers.groups.iter().position(|group| group.sharing == windowed.sharing);
+                    let index = match known {
+                        Some(index) => index,
+                        None => {
+                            readers.groups.push(Group::new(windowed, behind).map_err(wrap)?);
+                            readers.groups.len() - 1
+                        }
+                    };
+                    readers.groups[index].join(name, windowed, &query.schema);
+                }
+            }
+        }
+        Ok(engine)
+    }
+
+    /// Adds rows of the source. Stateless queries give their rows at once.
+    ///
+    /// # Errors
+    /// If an expression fails on the data.
+    pub fn push(&mut self, batch: &EventBatch, _watermark: Watermark) -> Result<Pushed> {
+        let mut pushed = Pushed::default();
+        let time = batch.event_time.as_ref().map(|time| Arc::new(time.clone()) as ArrayRef);
+        let source = self.source.clone();
+        self.push_rows(&source, &batch.rows, time, &mut pushed).map_err(wrap)?;
+        for late in &mut pushed.late {
+            if let Some(record) = batch.record_index.get(late.record_index as usize) {
+                late.record_index = *record;
+            }
+        }
+        Ok(pushed)
+    }
+
+    fn push_rows(
+        &mut self,
+        input: &str,
+        batch: &RecordBatch,
+        time: Option<ArrayRef>,
+        pushed: &mut Pushed,
+    ) -> Result<(), DataFusionError> {
+        let Some(mut readers) = self.readers.remove(input) else { return Ok(()) };
+        for group in &mut readers.groups {
+            let time = match &time {
+                Some(time) => Arc::clone(time),
+                None => event_time(batch.column(group.time_index()))?,
+            };
+            pushed.late.extend(group.push(batch, time)?);
+        }
+        for stateless in &mut readers.stateless {
+            if let Some(rows) = stateless.push(batch)? {
+                self.push_rows(&stateless.query, &rows, None, pushed)?;
+                pushed.emissions.push(emission(&stateless.query, None, rows));
+            }
+        }
+        self.readers.insert(input.to_owned(), readers);
+        Ok(())
+    }
+
+    /// Moves the watermark: closes windows and gives their rows, of views over views too.
+    ///
+    /// # Errors
+    /// If an expression fails on the data.
+    pub fn advance(&mut self, watermark: Watermark) -> Result<Vec<Emission>> {
+        if watermark <= self.watermark {
+            return Ok(Vec::new());
+        }
+        self.watermark = watermark;
+        let mut emissions = Vec::new();
+        let source = self.source.clone();
+        self.advance_input(&source, watermark, &mut emissions).map_err(wrap)?;
+        Ok(emissions)
+    }
+
+    fn advance_input(
+        &mut self,
+        input: &str,
+        watermark: Watermark,
+        emissions: &mut Vec<Emission>,
+    ) -> Result<(), DataFusionError> {
+        let Some(mut readers) = self.readers.remove(input) else { return Ok(()) };
+        for group in &mut readers.groups {
+            let reached = behind(watermark, group.behind);
+            for closed in group.advance(reached)? {
+                let mut pushed = Pushed::default();
+                self.push_rows(&closed.query, &closed.rows, None, &mut pushed)?;
+                emissions.push(emission(&closed.query, Some(closed.window), closed.rows));
+                emissions.extend(pushed.emissions);
+            }
+            for client in &group.clients {
+                self.advance_input(&client.query, reached, emissions)?;
+            }
+        }
+        for stateless in &readers.stateless {
+            self.advance_input(&stateless.query, watermark, emissions)?;
+        }
+        self.readers.insert(input.to_owned(), readers);
+        Ok(())
+    }
+
+    /// The rows of a query's open windows as they stand; the state's value does not change.
+    ///
+    /// # Errors
+    /// If an expression fails on the data.
+    pub fn peek(&mut self, query: &str) -> Result<Vec<Emission>> {
+        let mut live = Vec::new();
+        for readers in self.readers.values_mut() {
+            for group in &mut readers.groups {
+                for open in group.peek(query).map_err(wrap)? {
+                    live.push(emission(query, Some(open.window), open.rows));
+                }
+            }
+        }
+        Ok(live)
+    }
+
+    /// Open slices held, over all groups.
+    pub fn open_slices(&self) -> usize {
+        self.readers
+            .values()
+            .flat_map(|readers| &readers.groups)
+            .map(|group| group.store.slices.len())
+            .sum()
+    }
+
+    /// What became of each query's rows.
+    pub fn counters(&self) -> BTreeMap<String, QueryCounters> {
+        let mut counters = BTreeMap::new();
+        for readers in self.readers.values() {
+            for client in readers.groups.iter().flat_map(|group| &group.clients) {
+                counters.insert(client.query.clone(), client.counters);
+            }
+            for stateless in &readers.stateless {
+                counters.insert(stateless.query.clone(), stateless.counters);
+            }
+        }
+        counters
+    }
+}
+
+impl Stateless {
+    fn push(&mut self, batch: &RecordBatch) -> Result<Option<RecordBatch>, DataFusionError> {
+        let Shape::Stateless { expand, steps } = &self.plan.shape else { return Ok(None) };
+        let pushed = batch.num_rows();
+        let rows = match expand {
+            None => Rows {
+                batch: batch.clone(),
+                time: None,
+                origin: Arc::new(UInt32Array::from_iter_values(0..pushed as u32)),
+            },
+            Some((window, time_index)) => expanded(batch, window, *time_index)?,
+        };
+        let rows = run_steps(rows, steps)?;
+        let kept = distinct(rows.origin.as_primitive());
+        self.counters.rows_in += pushed as u64;
+        self.counters.counted += kept;
+        self.counters.filtered += pushed as u64 - kept;
+        if rows.batch.num_rows() == 0 {
+            return Ok(None);
+        }
+        let columns = rows.batch.columns().to_vec();
+        Ok(Some(rows::batch_of(&self.plan.schema, columns, rows.batch.num_rows())?))
+    }
+}
+
+/// Each row once per window it lies in, with the window's bounds.
+fn expanded(
+    batch: &RecordBatch,
+    window: &crate::window::WindowSpec,
+    time_index: usize,
+) -> Result<Rows, DataFusionError> {
+    let times = event_time(batch.column(time_index))?;
+    let times = times.as_primitive::<Int64Type>();
+    let mut origin = UInt32Builder::new();
+    let (mut starts, mut ends, mut lasts) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, time) in times.iter().enumerate() {
+        for bounds in time.map(|time| window.windows_at(time)).unwrap_or_default() {
+            origin.append_value(row as u32);
+            starts.push(bounds.start);
+            ends.push(bounds.end);
+            lasts.push(bounds.end - 1_000);
+        }
+    }
+    let origin = origin.finish();
+    let taken = take_record_batch(batch, &origin)?;
+    let mut columns = taken.columns().to_vec();
+    let mut fields: Vec<_> = taken.schema().fields().iter().map(Arc::clone).collect();
+    for (name, values) in [("window_start", starts), ("window_end", ends), ("window_time", lasts)] {
+        let zone = match batch.column(time_index).data_type() {
+            DataType::Timestamp(_, zone) => zone.clone(),
+            _ => None,
+        };
+        let array = TimestampMicrosecondArray::from(values).with_timezone_opt(zone);
+        let field = Field::new(name, array.data_type().clone(), true);
+        fields.push(Arc::new(field));
+        columns.push(Arc::new(array));
+    }
+    let schema = Arc::new(Schema::new(fields));
+    let batch = rows::batch_of(&schema, columns, origin.len())?;
+    Ok(Rows { batch, time: None, origin: Arc::new(origin) })
+}
+
+/// How many different values an ascending list has.
+fn distinct(ascending: &UInt32Array) -> u64 {
+    let values = ascending.values();
+    let steps = values.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64;
+    steps + u64::from(!values.is_empty())
+}
+
+/// A time column as microseconds.
+fn event_time(column: &ArrayRef) -> Result<ArrayRef, DataFusionError> {
+    let zone = match column.data_type() {
+        DataType::Timestamp(_, zone) => zone.clone(),
+        _ => None,
+    };
+    let micros = cast(column, &DataType::Timestamp(TimeUnit::Microsecond, zone))?;
+    Ok(cast(&micros, &DataType::Int64)?)
+}
+
+fn behind(watermark: Watermark, distance: Micros) -> Watermark {
+    if watermark == Watermark::MAX {
+        return watermark;
+    }
+    Watermark(watermark.0.saturating_sub(distance))
+}
+
+fn emission(query: &str, window: Option<WindowBounds>, rows: RecordBatch) -> Emission {
+    Emission { query: query.to_owned(), window, kind: EmissionKind::Final, rows }
+}

@@ -1,0 +1,162 @@
+//! One slice of event time: partial aggregates per key.
+//!
+//! Fresh rows go into DataFusion's `GroupsAccumulator`s ("live"). Reading their state consumes
+//! them, so a slice that must be read is first *sealed*: the state becomes an immutable chunk of
+//! Arrow columns, which can be merged into any number of windows and written to a checkpoint.
+//!
+//! **Invariant.** A slice's value is the merge of its chunks and its live part; sealing and
+//! compacting never change it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use datafusion::common::Result;
+use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::GroupsAccumulatorAdapter;
+use tidemill_contract::Micros;
+
+use super::keys::NONE;
+use crate::plan::Aggregate;
+
+/// Chunks a slice may have before they are merged into one.
+const CHUNKS_MAX: usize = 8;
+
+/// Immutable partial aggregates: for each id the state columns of every aggregate.
+#[derive(Debug, Clone)]
+pub(crate) struct Chunk {
+    pub(crate) ids: UInt32Array,
+    pub(crate) states: Vec<Vec<ArrayRef>>,
+}
+
+/// Accumulators for a set of keys, numbered densely in order of first use.
+pub(crate) struct Partials {
+    /// Store id → index here, [`NONE`] if absent.
+    local: Vec<u32>,
+    ids: Vec<u32>,
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+}
+
+impl fmt::Debug for Partials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partials").field("keys", &self.ids.len()).finish_non_exhaustive()
+    }
+}
+
+impl Partials {
+    pub(crate) fn new<'a>(aggregates: impl IntoIterator<Item = &'a Aggregate>) -> Result<Self> {
+        let mut accumulators = Vec::new();
+        for aggregate in aggregates {
+            accumulators.push(accumulator(aggregate)?);
+        }
+        Ok(Self { local: Vec::new(), ids: Vec::new(), accumulators })
+    }
+
+    fn indices(&mut self, ids: &[u32]) -> Vec<usize> {
+        let mut indices = Vec::with_capacity(ids.len());
+        for id in ids {
+            let slot = *id as usize;
+            if slot >= self.local.len() {
+                self.local.resize(slot + 1, NONE);
+            }
+            if self.local[slot] == NONE {
+                self.local[slot] = self.ids.len() as u32;
+                self.ids.push(*id);
+            }
+            indices.push(self.local[slot] as usize);
+        }
+        indices
+    }
+
+    /// Adds rows: for each aggregate its argument columns and optional filter.
+    pub(crate) fn update(
+        &mut self,
+        ids: &[u32],
+        arguments: &[Vec<ArrayRef>],
+        filters: &[Option<BooleanArray>],
+    ) -> Result<()> {
+        let indices = self.indices(ids);
+        let keys = self.ids.len();
+        for ((accumulator, values), filter) in
+            self.accumulators.iter_mut().zip(arguments).zip(filters)
+        {
+            accumulator.update_batch(values, &indices, filter.as_ref(), keys)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a chunk; `aggregates` says which of the chunk's aggregates the accumulators are.
+    pub(crate) fn merge(&mut self, chunk: &Chunk, aggregates: &[usize]) -> Result<()> {
+        let indices = self.indices(chunk.ids.values());
+        let keys = self.ids.len();
+        for (accumulator, aggregate) in self.accumulators.iter_mut().zip(aggregates) {
+            accumulator.merge_batch(&chunk.states[*aggregate], &indices, keys)?;
+        }
+        Ok(())
+    }
+
+    /// The ids and final values; consumes the partials.
+    pub(crate) fn finish(mut self) -> Result<(UInt32Array, Vec<ArrayRef>)> {
+        let mut values = Vec::with_capacity(self.accumulators.len());
+        for accumulator in &mut self.accumulators {
+            values.push(accumulator.evaluate(EmitTo::All)?);
+        }
+        Ok((UInt32Array::from(self.ids), values))
+    }
+
+    /// The state as a chunk; consumes the partials.
+    fn seal(mut self) -> Result<Chunk> {
+        let mut states = Vec::with_capacity(self.accumulators.len());
+        for accumulator in &mut self.accumulators {
+            states.push(accumulator.state(EmitTo::All)?);
+        }
+        Ok(Chunk { ids: UInt32Array::from(self.ids), states })
+    }
+}
+
+fn accumulator(aggregate: &Aggregate) -> Result<Box<dyn GroupsAccumulator>> {
+    let function = &aggregate.function;
+    if function.groups_accumulator_supported() {
+        return function.create_groups_accumulator();
+    }
+    let function = Arc::clone(function);
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
+}
+
+/// One slice `[start, end)`; its start is its key in the store.
+#[derive(Debug)]
+pub(crate) struct Slice {
+    pub(crate) end: Micros,
+    pub(crate) live: Option<Partials>,
+    pub(crate) chunks: Vec<Chunk>,
+}
+
+impl Slice {
+    pub(crate) fn new(end: Micros) -> Self {
+        Self { end, live: None, chunks: Vec::new() }
+    }
+
+    /// Turns the live part into a chunk and keeps the number of chunks bounded.
+    pub(crate) fn seal(&mut self, aggregates: &[Aggregate]) -> Result<()> {
+        if let Some(live) = self.live.take() {
+            self.chunks.push(live.seal()?);
+        }
+        if self.chunks.len() > CHUNKS_MAX {
+            let all: Vec<usize> = (0..aggregates.len()).collect();
+            let mut merged = Partials::new(aggregates)?;
+            for chunk in &self.chunks {
+                merged.merge(chunk, &all)?;
+            }
+            self.chunks = vec![merged.seal()?];
+        }
+        Ok(())
+    }
+
+    /// Renumbers all ids after the key store forgot dead keys. The slice must be sealed.
+    pub(crate) fn renumber(&mut self, new_ids: &[u32]) {
+        for chunk in &mut self.chunks {
+            let ids = chunk.ids.values().iter().map(|id| new_ids[*id as usize]);
+            chunk.ids = UInt32Array::from_iter_values(ids);
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Tests of the SQL layer: statements, windows, operators against a batch oracle.
+
+mod flink;
+mod oracle;
+mod stream;
+mod windows;
+
+mod alert;
+mod parse;

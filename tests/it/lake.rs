@@ -1,0 +1,45 @@
+//! The tables as others see them: the Python package `deltalake` reads what the demo wrote.
+//!
+//! `TIDEMILL_PYTHON` names an interpreter that has it and `pyarrow`; without it the check says that it
+//! was left out and passes.
+
+use std::path::Path;
+use std::process::Command;
+
+/// Reads the tables of a bucket and prints the sums, one `name value` a line.
+const SCRIPT: &str = r#"
+import sys
+from decimal import Decimal
+import deltalake
+
+def table(view):
+    return deltalake.DeltaTable(f"{sys.argv[1]}/tables/{view}").to_pyarrow_table()
+
+def total(view, column):
+    return sum((value for value in table(view)[column].to_pylist()), Decimal(0))
+
+print("lines", int(total("lines_per_day", "lines")))
+print("net", round(total("lines_per_day", "net"), 2))
+print("gross_minute", round(total("sales_per_minute", "revenue"), 2))
+print("gross_hour", round(total("sales_per_hour", "revenue"), 2))
+print("orders", len(set(table("orders_per_minute")["invoice"].to_pylist())))
+"#;
+
+const SUMS: &str = "lines 541909\nnet 9747747.93\ngross_minute 10666684.54\n\
+                    gross_hour 10666684.54\norders 19960\n";
+
+/// Compares the sums of the demo's tables in a bucket's folder.
+pub(crate) fn check_with_another_reader(bucket: &Path) {
+    let Ok(python) = std::env::var("TIDEMILL_PYTHON") else {
+        println!("left out: TIDEMILL_PYTHON names no interpreter with the package deltalake");
+        return;
+    };
+    let output = Command::new(python)
+        .args(["-c", SCRIPT])
+        .arg(bucket)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), SUMS, "{errors}");
+}

@@ -1,0 +1,42 @@
+//! The commit side on a real durable folder: fence, ambiguous writes, recovery from stale
+//! listings, corruption, pruning, the catalog log, and publication that repeats without a trace.
+//!
+//! It never mocks the protocol: only the store's answers are bent.
+
+mod catalog;
+mod commit;
+mod delivery;
+mod fault;
+mod prune;
+
+use std::path::Path as FsPath;
+use std::sync::Arc;
+
+use tidemill_connectors::store::Store;
+use tidemill_connectors::store::open;
+use tidemill_runtime::ledger::Ledger;
+
+const JOB: &str = "orders";
+
+/// The durable local store over a folder.
+fn local(folder: &FsPath) -> Store {
+    let url = format!("file://{}", folder.display());
+    open(&url, &std::collections::BTreeMap::new()).unwrap()
+}
+
+async fn open_ledger(store: &Store, writer: &str) -> (Ledger, u64) {
+    let (ledger, commit) = Ledger::open(Arc::clone(store), JOB, writer.to_owned())
+        .await
+        .unwrap();
+    (ledger, commit.map_or(0, |commit| commit.epoch))
+}
+
+/// Commits and reports as published, `count` times.
+async fn advance(ledger: &mut Ledger, count: u64) {
+    for _ in 0..count {
+        let commit = ledger.draft();
+        let epoch = commit.epoch;
+        ledger.commit(commit).await.unwrap();
+        ledger.mark_published(epoch);
+    }
+}

@@ -1,0 +1,1 @@
+//! Shared test harness: oracle, processes, stores. Used by the test binary `it` only.
