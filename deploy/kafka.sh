@@ -118,7 +118,8 @@ end() {
   local pid deadline=$((SECONDS + $2))
   pid=$(running_pid) || return 0
   kill "-$1" "$pid"
-  while running_pid >/dev/null; do
+  # A killed process gives its port back a moment after its command line is gone.
+  while running_pid >/dev/null || answers; do
     [ $SECONDS -lt $deadline ] || fail "Kafka (pid $pid) did not end within $2 s"
     sleep 0.05
   done

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -72,6 +72,18 @@ impl DurableLocalStore {
     fn fs_path(&self, location: &Path) -> object_store::Result<PathBuf> {
         self.inner.path_to_filesystem(location)
     }
+}
+
+/// Listings in path order, as a bucket gives them: the Delta kernel relies on it.
+fn sorted(
+    listing: BoxStream<'static, object_store::Result<ObjectMeta>>,
+) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+    let whole = async move {
+        let mut found: Vec<ObjectMeta> = listing.try_collect().await?;
+        found.sort_by(|left, right| left.location.cmp(&right.location));
+        Ok::<_, object_store::Error>(stream::iter(found.into_iter().map(Ok)))
+    };
+    stream::once(whole).try_flatten().boxed()
 }
 
 fn generic(error: io::Error) -> object_store::Error {
@@ -225,7 +237,7 @@ impl ObjectStore for DurableLocalStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        sorted(self.inner.list(prefix))
     }
 
     fn list_with_offset(
@@ -233,7 +245,7 @@ impl ObjectStore for DurableLocalStore {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
+        sorted(self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tidemill_connectors::broker::{Broker, BrokerConfig};
 
@@ -30,7 +31,11 @@ pub(crate) struct Embedded {
 impl Embedded {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut cluster = Self { dir, port: 0, child: None };
+        let mut cluster = Self {
+            dir,
+            port: free_ports(),
+            child: None,
+        };
         cluster.spawn();
         cluster
     }
@@ -38,7 +43,12 @@ impl Embedded {
     fn spawn(&mut self) {
         let binary = std::env::current_exe().expect("the path of this test binary");
         let mut child = Command::new(binary)
-            .args(["--exact", "cluster::broker_process", "--ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "cluster::broker_process",
+                "--ignored",
+                "--nocapture",
+            ])
             .env("TIDEMILL_TEST_BROKER_DIR", self.dir.path())
             .env("TIDEMILL_TEST_BROKER_PORT", self.port.to_string())
             .stdin(Stdio::piped())
@@ -47,16 +57,18 @@ impl Embedded {
             .spawn()
             .expect("the broker process starts");
         let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
-        let address = lines
+        let ready = lines
             .by_ref()
             .map_while(Result::ok)
-            .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
-            .expect("the broker process says where it listens");
-        let address: SocketAddr = address.parse().expect("an address");
-        self.port = address.port();
+            .any(|line| line.starts_with("listening"));
+        assert!(ready, "the broker process says when it listens");
         self.child = Some(child);
         // Whatever else it says belongs to the test's output.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+        std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .for_each(|line| eprintln!("{line}"))
+        });
     }
 
     fn end(&mut self, how: impl FnOnce(&mut Child)) {
@@ -96,8 +108,13 @@ impl Drop for Embedded {
 #[test]
 #[ignore = "runs as the child process of other tests"]
 fn broker_process() {
-    let Ok(dir) = std::env::var("TIDEMILL_TEST_BROKER_DIR") else { return };
-    let port = std::env::var("TIDEMILL_TEST_BROKER_PORT").unwrap().parse().unwrap();
+    let Ok(dir) = std::env::var("TIDEMILL_TEST_BROKER_DIR") else {
+        return;
+    };
+    let port = std::env::var("TIDEMILL_TEST_BROKER_PORT")
+        .unwrap()
+        .parse()
+        .unwrap();
     let config = BrokerConfig {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         data_dir: PathBuf::from(dir),
@@ -118,7 +135,8 @@ pub(crate) struct ApacheKafka {
 }
 
 impl ApacheKafka {
-    /// Starts a node; `Err` says what is missing on this machine.
+    /// Starts a node; `Err` says what this machine lacks. A node that is there but does not start
+    /// is a failure, not something to leave out.
     pub(crate) fn start() -> Result<Self, String> {
         for tool in ["java", "mvn"] {
             let found = Command::new(tool).arg("-version").output();
@@ -127,8 +145,12 @@ impl ApacheKafka {
             }
         }
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let cluster = Self { dir, port: free_port_pair() };
-        cluster.run("start")?;
+        let cluster = Self {
+            dir,
+            port: free_ports(),
+        };
+        cluster.run("fetch")?;
+        cluster.run("start").expect("Apache Kafka starts");
         Ok(cluster)
     }
 
@@ -165,17 +187,28 @@ impl Cluster for ApacheKafka {
 impl Drop for ApacheKafka {
     fn drop(&mut self) {
         if let Err(reason) = self.run("kill") {
-            eprintln!("Apache Kafka on port {} was left running: {reason}", self.port);
+            eprintln!(
+                "Apache Kafka on port {} was left running: {reason}",
+                self.port
+            );
         }
     }
 }
 
 /// Two neighbouring free ports: the clients' and the controller's.
-fn free_port_pair() -> u16 {
-    for _ in 0..100 {
-        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = first.local_addr().expect("an address").port();
-        if port < u16::MAX && TcpListener::bind((Ipv4Addr::LOCALHOST, port + 1)).is_ok() {
+///
+/// Below the range the kernel gives to outgoing connections: while a broker is down, a client
+/// that keeps connecting to a port of that range ends up connected to itself, and the port taken.
+fn free_ports() -> u16 {
+    const FIRST: u16 = 15_000;
+    const SPAN: u32 = 15_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    for _ in 0..1_000 {
+        let step = NEXT.fetch_add(2, Ordering::Relaxed);
+        let scattered = std::process::id().wrapping_mul(97).wrapping_add(step) % SPAN;
+        let port = FIRST + u16::try_from(scattered).expect("a small number");
+        if is_free(port) && is_free(port + 1) {
             return port;
         }
     }

@@ -1,5 +1,7 @@
 //! The log client against the embedded broker: positions, bounds, wake-ups, delivery.
 
+#![allow(clippy::unwrap_used)] // also in helpers of tests
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! The bucket: conditional create, durability steps of the local store, listing.
 
+#![allow(clippy::unwrap_used)] // also in helpers of tests
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,10 +17,17 @@ fn local() -> (tempfile::TempDir, Store) {
     (folder, store)
 }
 
+/// Local, in memory, and the S3 server of `TIDEMILL_TEST_S3` (`s3://bucket`; endpoint and keys from
+/// `AWS_*`) if there is one.
 fn stores() -> Vec<(Option<tempfile::TempDir>, Store)> {
     let (folder, store) = local();
     let memory = store::open("memory://", &BTreeMap::new()).unwrap();
-    vec![(Some(folder), store), (None, memory)]
+    let mut stores = vec![(Some(folder), store), (None, memory)];
+    if let Ok(url) = std::env::var("TIDEMILL_TEST_S3") {
+        let url = format!("{url}/store-test/{}", uuid::Uuid::new_v4());
+        stores.push((None, store::open(&url, &BTreeMap::new()).unwrap()));
+    }
+    stores
 }
 
 #[tokio::test]
@@ -184,6 +193,11 @@ fn urls_and_options_are_checked() {
             .code,
         "TM531"
     );
-    let store = open("s3://bucket/some/prefix", "secret_access_key", "hush-hush").unwrap();
+    let keys = [
+        ("access_key_id", "someone"),
+        ("secret_access_key", "hush-hush"),
+    ];
+    let keys = keys.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let store = store::open("s3://bucket/some/prefix", &BTreeMap::from(keys)).unwrap();
     assert!(!format!("{store:?}").contains("hush-hush"));
 }

@@ -23,10 +23,9 @@ use crate::status::Board;
 use append::Appender;
 use book::Book;
 use seen::Seen;
-pub use seen::{ROW_HEADER, UNIT_HEADER};
 
 /// Option: partitions of a topic this feed creates.
-pub const TOPIC_PARTITIONS: &str = "topic.partitions";
+pub(crate) const TOPIC_PARTITIONS: &str = "topic.partitions";
 /// Tries in a row without progress before a feed gives up.
 const ATTEMPTS_MAX: u32 = 10;
 /// Longest wait between two tries.
@@ -125,7 +124,7 @@ impl Feed {
             };
             if error.kind != ErrorKind::Unavailable || attempt > ATTEMPTS_MAX {
                 tracing::error!(source = %self.source, %error, "feed failed");
-                return self.tell("failed", Some(&error));
+                return self.board.fail_feed(&self.source, &error);
             }
             tracing::warn!(source = %self.source, %error, attempt, "feed tries again");
             self.tell("degraded", Some(&error));
@@ -221,7 +220,7 @@ impl Feed {
 ///
 /// # Errors
 /// `TM113` if the option is not a number from 1 to 1024.
-pub fn topic_partitions(spec: &SourceSpec) -> Result<i32> {
+pub(crate) fn topic_partitions(spec: &SourceSpec) -> Result<i32> {
     let Some(text) = spec.options.get(TOPIC_PARTITIONS) else {
         return Ok(1);
     };

@@ -11,8 +11,10 @@ mod feed;
 mod job;
 pub mod ledger;
 pub mod outbox;
+mod pipeline;
 pub mod publish;
 mod quarantine;
+mod query;
 pub mod recover;
 mod settings;
 mod status;
@@ -20,5 +22,6 @@ mod supervisor;
 pub mod watermark;
 
 pub use feed::{Feed, FeedEnd, OpenSource};
+pub use pipeline::{Pipeline, StatementResult};
 pub use settings::{Settings, parse_duration};
 pub use status::{Board, FeedStatus, JobStatus, QueryCount, Status};

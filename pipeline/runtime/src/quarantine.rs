@@ -13,7 +13,7 @@ use tidemill_contract::{Micros, RowFault};
 const RAW_BYTES_MAX: usize = 64 << 10;
 
 /// A row that could not be taken. `place` says where it came from.
-pub fn dead_row(source: &str, place: &Value, fault: &RowFault, now: Micros) -> Bytes {
+pub(crate) fn dead_row(source: &str, place: &Value, fault: &RowFault, now: Micros) -> Bytes {
     let mut row = Map::new();
     row.insert("source".to_owned(), json!(source));
     add_place(&mut row, place);
@@ -25,7 +25,7 @@ pub fn dead_row(source: &str, place: &Value, fault: &RowFault, now: Micros) -> B
 }
 
 /// A row that came when no window was open for it. `place` says where it came from.
-pub fn late_row(
+pub(crate) fn late_row(
     source: &str,
     query: &str,
     place: &Value,
@@ -64,7 +64,7 @@ fn add_raw(row: &mut Map<String, Value>, raw: &Bytes) {
 }
 
 /// RFC 3339 in UTC; the number itself where the calendar ends.
-pub fn rfc3339(micros: Micros) -> String {
+pub(crate) fn rfc3339(micros: Micros) -> String {
     chrono::DateTime::from_timestamp_micros(micros).map_or_else(
         || format!("{micros} us"),
         |time| time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true),

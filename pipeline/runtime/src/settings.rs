@@ -78,7 +78,7 @@ pub fn parse_duration(text: &str) -> Option<Micros> {
 ///
 /// # Errors
 /// `TM112` if the value is not a duration.
-pub fn duration_option(options: &Options, key: &str, object: &str) -> Result<Option<Micros>> {
+pub(crate) fn duration_option(options: &Options, key: &str, object: &str) -> Result<Option<Micros>> {
     let Some(text) = options.get(key) else {
         return Ok(None);
     };

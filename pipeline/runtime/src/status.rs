@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::Serialize;
-use tidemill_contract::{Micros, metric};
+use tidemill_contract::{Error, Micros, metric};
 use tokio::sync::watch;
 
 /// The whole pipeline.
@@ -133,6 +133,8 @@ pub struct Board {
 struct Entries {
     jobs: BTreeMap<String, JobStatus>,
     feeds: BTreeMap<String, FeedStatus>,
+    /// What ended jobs and feeds for good.
+    failures: BTreeMap<String, Error>,
 }
 
 impl Default for Board {
@@ -176,14 +178,39 @@ impl Board {
         self.changes.send_modify(|version| *version += 1);
     }
 
+    /// A job ended for good.
+    pub fn fail_job(&self, name: &str, state: &str, error: &Error) {
+        self.entries().failures.insert(format!("job {name}"), error.clone());
+        self.update_job(name, |job| {
+            state.clone_into(&mut job.state);
+            job.error = Some(error.to_string());
+        });
+    }
+
+    /// A feed ended for good.
+    pub fn fail_feed(&self, source: &str, error: &Error) {
+        self.entries().failures.insert(format!("feed {source}"), error.clone());
+        self.update_feed(source, |feed| {
+            "failed".clone_into(&mut feed.state);
+            feed.error = Some(error.to_string());
+        });
+    }
+
+    /// Why a job or feed ended, if one did.
+    pub fn failure(&self) -> Option<Error> {
+        self.entries().failures.values().next().cloned()
+    }
+
     /// Forgets a job.
     pub fn remove_job(&self, name: &str) {
+        self.entries().failures.remove(&format!("job {name}"));
         self.entries().jobs.remove(name);
         self.changes.send_modify(|version| *version += 1);
     }
 
     /// Forgets a feed.
     pub fn remove_feed(&self, source: &str) {
+        self.entries().failures.remove(&format!("feed {source}"));
         self.entries().feeds.remove(source);
         self.changes.send_modify(|version| *version += 1);
     }

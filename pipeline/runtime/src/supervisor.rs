@@ -129,9 +129,9 @@ impl Supervisor {
             log,
             catalog: Arc::clone(&registry.catalog),
             catalog_version: registry.version,
+            alerts: alerts.collect(),
             queries: assignment::with_inputs(&registry.catalog, share.outputs.keys()),
             outputs: share.outputs,
-            alerts: alerts.collect(),
             bound,
             paused,
         };
@@ -238,9 +238,13 @@ impl Supervisor {
         Ok(job.outputs.keys().cloned().collect())
     }
 
-    /// Whom to ask for the rows of a view.
-    pub(crate) fn probe(&self, view: &str) -> Result<JobProbe> {
-        self.job_of(view).map(JobHandle::probe)
+    /// Whom to ask for the rows of each query.
+    pub(crate) fn probes(&self) -> BTreeMap<String, JobProbe> {
+        let mut probes = BTreeMap::new();
+        for job in self.jobs.values() {
+            probes.extend(job.outputs.keys().map(|name| (name.clone(), job.probe())));
+        }
+        probes
     }
 
     fn job_of(&self, query: &str) -> Result<&JobHandle> {

@@ -42,7 +42,7 @@ impl Condition {
                 "the condition of alert '{}' is not true or false",
                 spec.name
             );
-            return Err(Error::invalid("TM115", message)
+            return Err(Error::invalid("TM124", message)
                 .at(spec.span)
                 .because(format!("it has the type {data_type}"))
                 .help("write a comparison, such as revenue < 100"));
@@ -123,7 +123,7 @@ fn check(expr: &Expr) -> datafusion::common::Result<()> {
             _ => return Ok(TreeNodeRecursion::Continue),
         };
         let error = Error::invalid(
-            "TM115",
+            "TM124",
             format!("the condition of an alert cannot use {what}"),
         )
         .because("it is computed from one row of the view, the same on every run")
@@ -145,7 +145,7 @@ fn plan_error(error: &DataFusionError, spec: &AlertSpec) -> Error {
         .trim_start_matches("Schema error: ")
         .to_owned();
     let message = format!("the condition of alert '{}' cannot be computed", spec.name);
-    Error::invalid("TM115", message)
+    Error::invalid("TM124", message)
         .at(place(error).or(spec.span))
         .because(reason)
         .help(format!(

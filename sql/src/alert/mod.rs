@@ -87,8 +87,8 @@ impl AlertProgram {
     /// `next_window` is the view's window, `None` for a stateless view.
     ///
     /// # Errors
-    /// `TM115` if the condition cannot be computed from a row, `TM116` for an unknown `BY` column,
-    /// `TM117` for `FOR` on a view without windows.
+    /// `TM124` if the condition cannot be computed from a row, `TM125` for an unknown `BY` column,
+    /// `TM126` for `FOR` on a view without windows.
     pub fn new(
         spec: &AlertSpec,
         view_schema: &SchemaRef,
@@ -99,7 +99,7 @@ impl AlertProgram {
         let by = by_columns(spec, view_schema)?;
         if next_window.is_none() && spec.for_windows != 1 {
             let message = format!("alert '{}' cannot wait for several windows", spec.name);
-            return Err(Error::invalid("TM117", message)
+            return Err(Error::invalid("TM126", message)
                 .at(spec.span)
                 .because(format!(
                     "view '{}' has no windows: each row is judged alone",
@@ -155,11 +155,11 @@ impl AlertProgram {
     /// condition: the alert then begins afresh.
     ///
     /// # Errors
-    /// `TM805` if the snapshot cannot be read.
+    /// `TM310` if the snapshot cannot be read.
     pub fn restore(&mut self, snapshot: &Value) -> Result<()> {
         let alert = self.context.alert();
         let unreadable = |why: String| {
-            Error::corrupt("TM805", format!("state of alert '{alert}' cannot be read")).because(why)
+            Error::corrupt("TM310", format!("state of alert '{alert}' cannot be read")).because(why)
         };
         let snapshot =
             Snapshot::deserialize(snapshot).map_err(|error| unreadable(error.to_string()))?;
@@ -367,7 +367,7 @@ fn by_columns(spec: &AlertSpec, schema: &SchemaRef) -> Result<Vec<usize>> {
                 .map(|field| field.name().as_str())
                 .collect();
             let message = format!("view '{}' has no column '{name}'", spec.view);
-            let error = Error::invalid("TM116", message).at(spec.span);
+            let error = Error::invalid("TM125", message).at(spec.span);
             return Err(match closest(name, &names) {
                 Some(candidate) => error.help(format!("did you mean {candidate}?")),
                 None => error.help(format!("its columns are {}", names.join(", "))),

@@ -53,7 +53,7 @@ fn clauses(cursor: &mut Cursor<'_>, spec: &mut AlertSpec) -> Result<()> {
         };
         let span = cursor.span();
         if seen.contains(word) {
-            return Err(Error::invalid("TM114", format!("{word} is given twice"))
+            return Err(Error::invalid("TM123", format!("{word} is given twice"))
                 .at(Some(span))
                 .help("remove one of them"));
         }
@@ -80,7 +80,7 @@ fn for_windows(cursor: &mut Cursor<'_>) -> Result<u32> {
     let windows: u32 = text.parse().unwrap_or(0);
     if !(1..=MAX_WINDOWS).contains(&windows) {
         return Err(
-            Error::invalid("TM114", format!("an alert cannot wait for {text} windows"))
+            Error::invalid("TM123", format!("an alert cannot wait for {text} windows"))
                 .at(Some(span))
                 .help(format!("write a whole number from 1 to {MAX_WINDOWS}")),
         );
@@ -97,7 +97,7 @@ fn names(cursor: &mut Cursor<'_>, what: &str) -> Result<Vec<String>> {
         let span = cursor.span();
         let name = cursor.reference(what)?;
         if names.contains(&name) {
-            return Err(Error::invalid("TM114", format!("'{name}' is named twice"))
+            return Err(Error::invalid("TM123", format!("'{name}' is named twice"))
                 .at(Some(span))
                 .help("remove one of them"));
         }
@@ -127,7 +127,7 @@ fn severity(cursor: &mut Cursor<'_>) -> Result<Severity> {
         return Ok(*level);
     }
     let names: Vec<&str> = LEVELS.iter().map(|(name, _)| *name).collect();
-    let error = Error::invalid("TM114", format!("unknown severity '{word}'")).at(Some(span));
+    let error = Error::invalid("TM123", format!("unknown severity '{word}'")).at(Some(span));
     Err(match closest(&word, &names) {
         Some(candidate) => error.help(format!("did you mean '{candidate}'?")),
         None => error.help(format!("severities are {}", names.join(", "))),

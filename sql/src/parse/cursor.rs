@@ -261,8 +261,10 @@ impl<'a> Cursor<'a> {
 
     /// Parses an expression.
     pub(super) fn expression(&mut self) -> Result<Expr> {
+        let start = self.position;
         let expression = self.parse(Parser::parse_expr)?;
-        super::query::check_expression(&expression)?;
+        let (_, span) = self.text_since(start);
+        super::query::check_expression(&expression).map_err(|error| error.at(Some(span)))?;
         Ok(expression)
     }
 

@@ -43,7 +43,7 @@ const YEAR: (i32, Micros) = (12, 0);
 /// Reads an interval literal, with an optional minus before it.
 ///
 /// # Errors
-/// `TM112` if the expression is no interval literal or its amount cannot be represented.
+/// `TM121` if the expression is no interval literal or its amount cannot be represented.
 pub fn parse_interval(expr: &Expr) -> Result<Interval> {
     let span = byte_span(expr.span());
     match expr {
@@ -65,7 +65,7 @@ pub fn parse_interval(expr: &Expr) -> Result<Interval> {
         }
         Expr::Interval(interval) => {
             if interval.last_field.is_some() {
-                return Err(Error::invalid("TM112", "interval ranges are not supported")
+                return Err(Error::invalid("TM121", "interval ranges are not supported")
                     .at(span)
                     .help("write one unit, such as INTERVAL '90' SECOND"));
             }
@@ -105,7 +105,7 @@ fn parse_terms(text: &str, most: usize, span: Option<Span>) -> Result<Interval> 
         };
         let Some(unit) = unit else {
             return Err(
-                Error::invalid("TM112", format!("interval '{text}' has no unit"))
+                Error::invalid("TM121", format!("interval '{text}' has no unit"))
                     .at(span)
                     .help("write the unit after or inside the quotes: INTERVAL '5' SECOND"),
             );
@@ -185,20 +185,20 @@ fn scaled(amount: &str, scale: (i32, Micros), text: &str, span: Option<Span>) ->
 }
 
 fn not_an_interval(span: Option<Span>) -> Error {
-    Error::invalid("TM112", "expected an interval literal")
+    Error::invalid("TM121", "expected an interval literal")
         .at(span)
         .help("write for example INTERVAL '5' SECOND or INTERVAL '5 seconds'")
 }
 
 fn unreadable(text: &str, span: Option<Span>) -> Error {
-    Error::invalid("TM112", format!("'{text}' is not an interval"))
+    Error::invalid("TM121", format!("'{text}' is not an interval"))
         .at(span)
         .help("write for example INTERVAL '5' SECOND or INTERVAL '1 hour 30 minutes'")
 }
 
 fn unknown_unit(text: &str, unit: &str, span: Option<Span>) -> Error {
     Error::invalid(
-        "TM112",
+        "TM121",
         format!("interval '{text}' has the unknown unit '{unit}'"),
     )
     .at(span)
@@ -207,7 +207,7 @@ fn unknown_unit(text: &str, unit: &str, span: Option<Span>) -> Error {
 
 fn inexact(text: &str, span: Option<Span>) -> Error {
     Error::invalid(
-        "TM112",
+        "TM121",
         format!("interval '{text}' is not a whole number of microseconds"),
     )
     .at(span)
@@ -216,7 +216,7 @@ fn inexact(text: &str, span: Option<Span>) -> Error {
 }
 
 fn too_large(span: Option<Span>) -> Error {
-    Error::invalid("TM112", "the interval is too long")
+    Error::invalid("TM121", "the interval is too long")
         .at(span)
         .help("use a shorter one")
 }

@@ -5,15 +5,12 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{
-    Expr, Query, Select, SetExpr, Spanned, Statement, Visit, Visitor,
-};
+use datafusion::sql::sqlparser::ast::{Expr, Query, Select, SetExpr, Statement, Visit, Visitor};
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemill_contract::{Error, Result};
 
 use super::cursor::{Cursor, refused};
-use super::script::byte_span;
 
 /// Deepest expression tree; `a OR b OR c` is as deep as it is long.
 const MAX_EXPRESSION_DEPTH: usize = 128;
@@ -57,8 +54,9 @@ pub(super) fn definition(cursor: &mut Cursor<'_>) -> Result<SelectQuery> {
 fn read(cursor: &mut Cursor<'_>) -> Result<SelectQuery> {
     let start = cursor.position();
     let ast = *cursor.parse(Parser::parse_query)?;
-    check_query(&ast)?;
     let (text, span) = cursor.text_since(start);
+    // sqlparser's own spans are found by recursion: not before the depth is known to be bounded.
+    verdict(ast.visit(&mut Checker::default())).map_err(|error| error.at(Some(span)))?;
     Ok(SelectQuery {
         ast,
         text: text.to_owned(),
@@ -124,11 +122,6 @@ fn emit_clause(cursor: &Cursor<'_>, index: usize) -> Vec<String> {
     if is_clause { words } else { Vec::new() }
 }
 
-/// Refuses what no query may hold.
-fn check_query(query: &Query) -> Result<()> {
-    verdict(query.visit(&mut Checker::default()))
-}
-
 /// Refuses expressions that are too deep or hold what no query may hold.
 pub(super) fn check_expression(expression: &Expr) -> Result<()> {
     verdict(expression.visit(&mut Checker::default()))
@@ -150,18 +143,17 @@ impl Visitor for Checker {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Error> {
-        let span = byte_span(query.span());
         let changes_data = matches!(
             query.body.as_ref(),
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)
         );
         if changes_data {
-            return ControlFlow::Break(no_changes().at(span));
+            return ControlFlow::Break(no_changes());
         }
         let is_locking = !query.locks.is_empty() || query.for_clause.is_some();
         if is_locking || query.settings.is_some() || query.format_clause.is_some() {
             let error = Error::invalid("TM109", "a query cannot lock, format or change settings");
-            return ControlFlow::Break(error.at(span).help("remove the clause after the query"));
+            return ControlFlow::Break(error.help("remove the clause after the query"));
         }
         ControlFlow::Continue(())
     }
@@ -171,7 +163,6 @@ impl Visitor for Checker {
             return ControlFlow::Continue(());
         }
         let error = Error::invalid("TM109", "SELECT INTO is not supported")
-            .at(byte_span(select.span()))
             .help("write INSERT INTO table SELECT …, or CREATE MATERIALIZED VIEW");
         ControlFlow::Break(error)
     }
@@ -182,11 +173,16 @@ impl Visitor for Checker {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
         self.depth += 1;
-        if self.depth <= MAX_EXPRESSION_DEPTH {
+        // `a[1][2]` and `a.b.c` are flat here but nest when planned.
+        let steps = match expr {
+            Expr::CompoundFieldAccess { access_chain, .. } => access_chain.len(),
+            Expr::CompoundIdentifier(parts) => parts.len(),
+            _ => 0,
+        };
+        if self.depth + steps <= MAX_EXPRESSION_DEPTH {
             return ControlFlow::Continue(());
         }
         let error = Error::invalid("TM100", "the expression is nested too deeply")
-            .at(byte_span(leaf(expr).span()))
             .because(format!(
                 "chains count too: at most {MAX_EXPRESSION_DEPTH} levels are read"
             ))
@@ -197,21 +193,6 @@ impl Visitor for Checker {
     fn post_visit_expr(&mut self, _expr: &Expr) -> ControlFlow<Error> {
         self.depth = self.depth.saturating_sub(1);
         ControlFlow::Continue(())
-    }
-}
-
-/// The leftmost leaf of a chain, found without recursion: `span()` of the chain would recurse.
-fn leaf(mut expr: &Expr) -> &Expr {
-    loop {
-        expr = match expr {
-            Expr::BinaryOp { left, .. } => left,
-            Expr::IsNull(inner)
-            | Expr::IsNotNull(inner)
-            | Expr::Nested(inner)
-            | Expr::UnaryOp { expr: inner, .. }
-            | Expr::Cast { expr: inner, .. } => inner,
-            _ => return expr,
-        };
     }
 }
 

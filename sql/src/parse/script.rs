@@ -49,6 +49,8 @@ pub(super) fn split(sql: &str) -> Result<Vec<Vec<TokenWithSpan>>> {
     for token in tokens {
         match token.token {
             Token::Whitespace(_) => {}
+            // The byte order mark some editors begin a file with.
+            Token::Char('\u{feff}') if to_byte(token.span.start) == 0 => {}
             Token::SemiColon => statements.push(std::mem::take(&mut current)),
             _ => current.push(token),
         }

@@ -49,7 +49,7 @@ impl WindowCall {
     /// The intervals in the order of `parameters`, followed by the offset if one is given.
     ///
     /// # Errors
-    /// `TM113` if one is missing, unknown, given twice, or if there are too many.
+    /// `TM122` if one is missing, unknown, given twice, or if there are too many.
     pub fn resolve(&self, parameters: &[&str]) -> Result<Vec<Interval>> {
         let mut names = parameters.to_vec();
         names.push(OFFSET);
@@ -59,7 +59,7 @@ impl WindowCall {
             parameters.join(", ")
         );
         let wrong = |message: String| {
-            Error::invalid("TM113", message)
+            Error::invalid("TM122", message)
                 .at(self.span)
                 .help(usage.clone())
         };
@@ -103,7 +103,7 @@ impl WindowCall {
 /// The windowing call a table factor of `FROM` is, if its function is one of `kinds` (lower case).
 ///
 /// # Errors
-/// `TM113` if it is one but its arguments are wrong, `TM112` for a bad interval.
+/// `TM122` if it is one but its arguments are wrong, `TM121` for a bad interval.
 pub fn window_call(factor: &TableFactor, kinds: &[&str]) -> Result<Option<WindowCall>> {
     let (name, arguments, alias): (&ObjectName, &[FunctionArg], &Option<TableAlias>) = match factor
     {
@@ -244,7 +244,7 @@ impl Reader<'_> {
 
     fn wrong(&self, what: &str) -> Error {
         let kind = self.kind.to_uppercase();
-        Error::invalid("TM113", format!("{}: {what}", self.kind))
+        Error::invalid("TM122", format!("{}: {what}", self.kind))
             .at(self.span)
             .help(format!(
                 "write {kind}(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE, …)"

@@ -12,14 +12,14 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tidemill_contract::{AlertEvent, Emission, EmissionKind, Error, Watermark, WindowBounds};
+use tidemill_contract::{AlertEvent, Emission, EmissionKind, Watermark, WindowBounds};
 use tidemill_sql::alert::AlertProgram;
 use tidemill_sql::parse::{AlertSpec, Statement, parse_script};
 use tidemill_sql::window::{Step, WindowSpec};
 
 const MINUTE: i64 = 60_000_000;
 
-fn schema() -> SchemaRef {
+pub(crate) fn schema() -> SchemaRef {
     let time = DataType::Timestamp(TimeUnit::Microsecond, None);
     Arc::new(Schema::new(vec![
         Field::new("window_end", time, true),
@@ -29,7 +29,7 @@ fn schema() -> SchemaRef {
     ]))
 }
 
-fn spec(clauses: &str) -> AlertSpec {
+pub(crate) fn spec(clauses: &str) -> AlertSpec {
     let sql = format!("CREATE ALERT low ON sales WHEN {clauses}");
     match parse_script(&sql).unwrap().remove(0).statement {
         Statement::CreateAlert(create) => create.spec,
@@ -37,7 +37,7 @@ fn spec(clauses: &str) -> AlertSpec {
     }
 }
 
-fn tumble() -> Option<WindowSpec> {
+pub(crate) fn tumble() -> Option<WindowSpec> {
     Some(
         WindowSpec::new(
             "tumble",
@@ -51,12 +51,8 @@ fn tumble() -> Option<WindowSpec> {
     )
 }
 
-fn program(clauses: &str) -> AlertProgram {
+pub(crate) fn program(clauses: &str) -> AlertProgram {
     AlertProgram::new(&spec(clauses), &schema(), 7, tumble()).unwrap()
-}
-
-fn refused(clauses: &str) -> Error {
-    AlertProgram::new(&spec(clauses), &schema(), 7, tumble()).expect_err(clauses)
 }
 
 /// The `number`th minute.
@@ -68,7 +64,7 @@ fn window(number: i64) -> WindowBounds {
 }
 
 /// Rows of a minute: product, revenue in cents.
-fn emission(number: i64, rows: &[(&str, Option<i128>)]) -> Emission {
+pub(crate) fn emission(number: i64, rows: &[(&str, Option<i128>)]) -> Emission {
     let end = vec![(number + 1) * MINUTE; rows.len()];
     let products: Vec<&str> = rows.iter().map(|(product, _)| *product).collect();
     let revenue: Vec<Option<i128>> = rows.iter().map(|(_, cents)| *cents).collect();
@@ -384,68 +380,7 @@ fn rows_of_a_stateless_view_fire_alone() {
     assert_eq!(alert.on_emission(&emission).unwrap(), events, "no state");
 
     let error = AlertProgram::new(&self::spec("amount > 1 FOR 2 WINDOWS"), &view, 1, None);
-    assert_eq!(error.expect_err("needs windows").code, "TM117");
-}
-
-#[test]
-fn conditions_are_any_expression_over_the_row() {
-    for condition in [
-        "sales.revenue < 100 AND orders BETWEEN 0 AND 5",
-        "\"revenue\" IS NOT NULL",
-        "coalesce(revenue, 0) / nullif(orders, 0) < 3.5",
-        "product LIKE 'c%' OR product IN ('tea', 'cup')",
-        "CASE WHEN orders > 0 THEN revenue < 1 ELSE false END",
-        "window_end > TIMESTAMP '1970-01-01 00:00:30'",
-        "upper(product) = 'CUP'",
-        "true",
-    ] {
-        let mut alert = program(condition);
-        let events = alert
-            .on_emission(&emission(1, &[("cup", Some(50))]))
-            .unwrap();
-        assert_eq!(events.len(), 1, "{condition}");
-        assert_eq!(events[0].data["condition"], condition);
-    }
-    let chain = vec!["revenue < 100"; 100].join(" OR ");
-    assert_eq!(
-        program(&chain)
-            .on_emission(&emission(1, &[("a", Some(1))]))
-            .unwrap()
-            .len(),
-        1
-    );
-}
-
-#[test]
-fn impossible_conditions_are_refused() {
-    for (clauses, code, part) in [
-        ("revenu < 100", "TM115", "revenu"),
-        ("revenue", "TM115", "not true or false"),
-        ("1", "TM115", "not true or false"),
-        ("product < 100 AND nosuch(1)", "TM115", "nosuch"),
-        ("sum(revenue) < 100", "TM115", "an aggregate"),
-        ("row_number() OVER () = 1", "TM115", "an aggregate"),
-        ("now() > window_end", "TM115", "the clock"),
-        ("current_date > window_end", "TM115", "the clock"),
-        ("random() < 0.5", "TM115", "a random function"),
-        ("revenue < (SELECT 1)", "TM115", ""),
-        ("EXISTS (SELECT * FROM orders)", "TM115", ""),
-        ("product IN (SELECT p FROM q)", "TM115", ""),
-        ("product = orders AND product", "TM115", ""),
-        ("revenue < 100 BY prodct", "TM116", "did you mean product"),
-        ("revenue < 100 BY other", "TM116", "window_end, product"),
-    ] {
-        let error = refused(clauses);
-        assert_eq!(error.code, code, "{clauses}: {error}");
-        assert!(error.to_string().contains(part), "{clauses}: {error}");
-        assert!(
-            error.span.is_some() && error.help.is_some(),
-            "{clauses}: {error:?}"
-        );
-    }
-    let sql = "CREATE ALERT low ON sales WHEN revenu < 100";
-    let span = refused("revenu < 100").span.unwrap();
-    assert_eq!(&sql[span.start..span.end], "revenu");
+    assert_eq!(error.expect_err("needs windows").code, "TM126");
 }
 
 #[test]
@@ -460,7 +395,7 @@ fn damaged_state_is_refused_and_state_of_another_version_dropped() {
         json!({"format": 1, "alert": "high", "version": 7, "streaks": {}}),
         json!({"format": 1, "alert": "low", "version": 7, "streaks": {"x": {}}}),
     ] {
-        assert_eq!(alert.restore(&damage).expect_err("damaged").code, "TM805");
+        assert_eq!(alert.restore(&damage).expect_err("damaged").code, "TM310");
         assert_eq!(alert.snapshot(), state, "a failed restore changes nothing");
     }
     let spec = spec("revenue < 100 BY product");

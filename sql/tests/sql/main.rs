@@ -6,4 +6,7 @@ mod stream;
 mod windows;
 
 mod alert;
+mod alert_conditions;
 mod parse;
+mod parse_errors;
+mod parse_windows;

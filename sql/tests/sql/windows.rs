@@ -52,7 +52,7 @@ fn month_starts(from: i64, to: i64) -> Vec<i64> {
     let mut day = NaiveDate::from_ymd_opt(first.year(), first.month(), 1).expect("valid")
         - Months::new(14);
     let mut starts = Vec::new();
-    while day.and_hms_opt(0, 0, 0).expect("valid").and_utc().timestamp_micros() <= to + 31 * DAY {
+    while day.and_hms_opt(0, 0, 0).expect("valid").and_utc().timestamp_micros() <= to + 130 * DAY {
         starts.push(day.and_hms_opt(0, 0, 0).expect("valid").and_utc().timestamp_micros());
         day = day + Months::new(1);
     }

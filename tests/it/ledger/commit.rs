@@ -146,7 +146,8 @@ async fn the_newest_is_found_behind_any_listing() {
     let store: Store = Arc::clone(&faults) as Store;
     let (mut ledger, _) = open_ledger(&store, "one").await;
     for newest in [1, 3, 99, 100, 101, 230] {
-        advance(&mut ledger, newest + 1 - ledger.next_epoch()).await;
+        let missing = newest + 1 - ledger.next_epoch();
+        advance(&mut ledger, missing).await;
         ledger.prune().await.unwrap();
         for up_to in [0, 1, 50, 99, 100, 150, 199, u64::MAX] {
             faults.list_up_to.store(up_to, Ordering::SeqCst);

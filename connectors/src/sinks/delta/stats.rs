@@ -14,7 +14,7 @@ use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::parquet_to_arrow_schema;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use serde_json::{Map, Value, json};
-use tidemill_contract::{Result, StagedFile};
+use tidemill_contract::StagedFile;
 
 use crate::format::json as rows_as_json;
 use crate::store::Store;
@@ -24,15 +24,17 @@ const FOOTER_BYTES: u64 = 64 << 10;
 /// Delta's own default: statistics of the first columns only.
 const COLUMNS_MAX: usize = 32;
 
-/// The `stats` text of an add action.
+/// The `stats` text of an add action. It is put together from texts: a decimal of 38 digits would
+/// not survive a JSON number in memory.
 pub(super) async fn of(store: &Store, file: &StagedFile) -> String {
-    let mut stats = Map::new();
-    stats.insert("numRecords".to_owned(), json!(file.rows));
-    match footer(store, file).await {
-        Some(metadata) => columns(&metadata, &mut stats),
-        None => tracing::debug!(path = file.path, "a file tells no statistics"),
-    }
-    Value::Object(stats).to_string()
+    let columns = match footer(store, file).await {
+        Some(metadata) => columns(&metadata).unwrap_or_default(),
+        None => {
+            tracing::debug!(path = file.path, "a file tells no statistics");
+            String::new()
+        }
+    };
+    format!("{{\"numRecords\":{}{columns}}}", file.rows)
 }
 
 async fn footer(store: &Store, file: &StagedFile) -> Option<ParquetMetaData> {
@@ -51,19 +53,18 @@ async fn footer(store: &Store, file: &StagedFile) -> Option<ParquetMetaData> {
     reader.finish().ok()
 }
 
-/// Only files of one row group: what we write, and no merging of typed values.
-fn columns(metadata: &ParquetMetaData, stats: &mut Map<String, Value>) {
+/// The members after `numRecords`. Only for files of one row group: what we write, and no merging
+/// of typed values.
+fn columns(metadata: &ParquetMetaData) -> Option<String> {
     if metadata.num_row_groups() != 1 {
-        return;
+        return None;
     }
     let descriptor = metadata.file_metadata().schema_descr();
     let key_values = metadata.file_metadata().key_value_metadata();
-    let Ok(schema) = parquet_to_arrow_schema(descriptor, key_values) else {
-        return;
-    };
+    let schema = parquet_to_arrow_schema(descriptor, key_values).ok()?;
+    let groups = metadata.row_groups();
     let (mut least, mut greatest, mut nulls) = (Vec::new(), Vec::new(), Map::new());
     for field in schema.fields().iter().take(COLUMNS_MAX) {
-        let groups = metadata.row_groups();
         let Ok(converter) = StatisticsConverter::try_new(field.name(), &schema, descriptor) else {
             continue;
         };
@@ -84,14 +85,14 @@ fn columns(metadata: &ParquetMetaData, stats: &mut Map<String, Value>) {
             greatest.push((field.name().clone(), max));
         }
     }
-    stats.insert("nullCount".to_owned(), Value::Object(nulls));
-    for (name, values) in [("minValues", least), ("maxValues", greatest)] {
-        if let Ok(values) = object(values) {
-            stats.insert(name.to_owned(), values);
-        }
-    }
+    let (least, greatest) = (object(least)?, object(greatest)?);
+    let nulls = Value::Object(nulls);
+    Some(format!(
+        ",\"minValues\":{least},\"maxValues\":{greatest},\"nullCount\":{nulls}"
+    ))
 }
 
+/// Floats are left out: a NaN is outside every range that Parquet tells.
 fn is_comparable(data_type: &DataType) -> bool {
     matches!(
         data_type,
@@ -99,8 +100,6 @@ fn is_comparable(data_type: &DataType) -> bool {
             | DataType::Int16
             | DataType::Int32
             | DataType::Int64
-            | DataType::Float32
-            | DataType::Float64
             | DataType::Decimal128(_, _)
             | DataType::Date32
             | DataType::Timestamp(_, _)
@@ -108,25 +107,21 @@ fn is_comparable(data_type: &DataType) -> bool {
     )
 }
 
-/// One JSON object of the values that are there.
-fn object(values: Vec<(String, ArrayRef)>) -> Result<Value> {
+/// One JSON object of the values that are there, as text.
+fn object(values: Vec<(String, ArrayRef)>) -> Option<String> {
     let values: Vec<_> = values
         .into_iter()
         .filter(|(_, value)| value.len() == 1 && value.is_valid(0))
         .collect();
     if values.is_empty() {
-        return Ok(json!({}));
+        return Some("{}".to_owned());
     }
     let fields: Vec<Field> = values
         .iter()
         .map(|(name, value)| Field::new(name, value.data_type().clone(), true))
         .collect();
     let columns = values.into_iter().map(|(_, value)| value).collect();
-    let failed = |e: &dyn std::fmt::Display| {
-        tidemill_contract::Error::internal(format!("statistics cannot be written: {e}"))
-    };
-    let row =
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|e| failed(&e))?;
-    let line = rows_as_json::encode_lines(&row)?;
-    serde_json::from_slice(&line).map_err(|e| failed(&e))
+    let row = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).ok()?;
+    let line = rows_as_json::encode_lines(&row).ok()?;
+    Some(String::from_utf8_lossy(&line).trim_end().to_owned())
 }

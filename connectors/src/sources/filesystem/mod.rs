@@ -44,6 +44,13 @@ const ROW_BYTES_MAX: usize = 16 << 20;
 /// Folders deeper than this are left out: a loop of links would never end.
 const FOLDER_DEPTH_MAX: usize = 32;
 
+/// A wildcard never means a hidden file.
+const GLOB: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
 /// Reads one file row by row. Errors end the feed; bad rows do not.
 trait RowReader: Send {
     /// The next rows, numbered from 0 through the file; empty at its end.
@@ -294,7 +301,7 @@ async fn find(pattern: String) -> Result<BTreeMap<PathBuf, Stamp>> {
             collect(path, 0, &mut found);
             return Ok(found);
         }
-        let matches = glob::glob(&pattern).map_err(|error| {
+        let matches = glob::glob_with(&pattern, GLOB).map_err(|error| {
             Error::invalid("TM551", format!("'{pattern}' is not a path pattern"))
                 .because(error.to_string())
         })?;

@@ -12,9 +12,9 @@ use tidemill_connectors::log::kafka::KafkaLog;
 use tidemill_contract::{RawRecord, Result};
 
 /// Header with the unit's name.
-pub const UNIT_HEADER: &str = "tm-unit";
+pub(super) const UNIT_HEADER: &str = "tm-unit";
 /// Header with the row's number in its unit, u64 big endian.
-pub const ROW_HEADER: &str = "tm-row";
+pub(super) const ROW_HEADER: &str = "tm-row";
 /// Offsets of one partition read at once.
 const SCAN_STEP: i64 = 20_000;
 

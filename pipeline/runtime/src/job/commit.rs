@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
+use tidemill_connectors::store::Store;
 use tidemill_contract::{
     Clock, Commit, Error, ErrorKind, LogReader, PartitionId, Result, SystemClock, metric,
 };
@@ -34,7 +35,7 @@ impl Run<'_> {
         self.gauge_state(state.len());
         let outbox = std::mem::take(&mut self.outbox);
         let executor = self.environment.executor.clone();
-        let store = self.environment.store.clone();
+        let store = Store::clone(&self.environment.store);
         let staging = Staged::new(store, &self.config.name, self.ledger.next_epoch());
         let staged = executor.block_on(Box::pin(staging.stage(rows, state, &outbox)))?;
         executor.block_on(Box::pin(self.ensure_topics(&outbox)))?;

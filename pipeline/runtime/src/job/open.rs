@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use tidemill_connectors::{format::json::JsonDecoder, log::kafka::KafkaLog, sinks::delta};
+use tidemill_connectors::{format::json::JsonDecoder, log::kafka::KafkaLog, sinks::delta, store::Store};
 use tidemill_contract::{
     Commit, Error, LogReader, PartitionId, PartitionProgress, RawRecord, Result, Watermark,
 };
@@ -53,7 +53,7 @@ impl<'a> Run<'a> {
         let executor = environment.executor.clone();
         let views = config.views();
         executor.block_on(Box::pin(create_tables(environment, config, &views)))?;
-        let mut delivery = Delivery::new(environment.store.clone(), environment.log.clone());
+        let mut delivery = Delivery::new(Store::clone(&environment.store), environment.log.clone());
         let writer = environment.writer.clone();
         let Recovered { ledger, commit, state } = executor.block_on(Box::pin(recover(
             &environment.store,
@@ -241,8 +241,9 @@ async fn starting_progress(
         };
         progress.insert(*partition, resumed);
     }
-    let lost = commit.iter().flat_map(|commit| &commit.partitions);
-    for (partition, committed) in lost.filter(|(partition, _)| !marks.contains_key(partition)) {
+    let mut committed = commit.iter().flat_map(|commit| &commit.partitions);
+    let lost = committed.find(|(partition, _)| !marks.contains_key(partition));
+    if let Some((partition, committed)) = lost {
         return Err(data_loss(topic, *partition, committed.next_offset, "the partition is gone"));
     }
     Ok(progress)

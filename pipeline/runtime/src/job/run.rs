@@ -3,7 +3,10 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    },
     time::{Duration, Instant},
 };
 
@@ -269,7 +272,7 @@ impl Run<'_> {
     }
 
     fn view(&mut self, view: &str) -> Result<ViewSnapshot> {
-        let schema = self.config.catalog.query(view).map(|query| query.schema.clone());
+        let schema = self.config.catalog.query(view).map(|query| Arc::clone(&query.schema));
         let Some(schema) = schema.filter(|_| self.tables.contains(view)) else {
             return Err(tidemill_contract::Error::internal(format!(
                 "view '{view}' is not of job '{}'",

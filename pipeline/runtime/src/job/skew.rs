@@ -2,7 +2,7 @@
 //! clock cannot close the windows of everyone else.
 
 use arrow::{
-    array::{Array, BooleanArray, Int64Array},
+    array::{BooleanArray, Int64Array},
     compute::filter_record_batch,
 };
 use bytes::Bytes;
@@ -22,8 +22,8 @@ pub(super) fn quarantine_future(
         return Ok(batch);
     }
     let believed: BooleanArray = times.values().iter().map(|time| Some(*time <= latest)).collect();
-    let mut kept_times = Vec::with_capacity(times.len());
-    let mut kept_records = Vec::with_capacity(times.len());
+    let mut kept_times = Vec::with_capacity(batch.record_index.len());
+    let mut kept_records = Vec::with_capacity(batch.record_index.len());
     for (row, record) in batch.record_index.iter().enumerate() {
         let time = times.value(row);
         if believed.value(row) {

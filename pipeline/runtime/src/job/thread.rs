@@ -53,7 +53,7 @@ pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Recei
         }
         let state = if error.kind == ErrorKind::Fenced { "fenced" } else { "failed" };
         tracing::error!(job = %config.name, %error, state, "job ends");
-        tell(environment, &config.name, state, Some(&error));
+        environment.board.fail_job(&config.name, state, &error);
         return answer_until_stopped(inbox, &error);
     }
 }

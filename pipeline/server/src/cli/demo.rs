@@ -41,7 +41,7 @@ pub(super) struct Args {
     /// Folder for broker and bucket; what an earlier demo left there is removed.
     #[arg(long, value_name = "DIR", default_value = "./tidemill-data/demo")]
     data_dir: PathBuf,
-    /// Keep what an earlier demo left and go on from it.
+    /// Keep what an earlier demo left and go on from it, at the speed it had.
     #[arg(long)]
     keep: bool,
     /// How many times faster than the clock the shop's time runs (without --once).
@@ -77,7 +77,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         text,
     };
     let work = async {
-        register(&pipeline, &script, args.keep).await?;
+        script.execute(&pipeline, 0..script.text.len()).await?;
         pipeline.start().await?;
         if args.once {
             once(&pipeline, began).await
@@ -100,17 +100,6 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         return Err(io::Error::other("interrupted before the year was over").into());
     }
     Ok(())
-}
-
-/// Registers the script. A kept folder has it already, perhaps at another speed.
-async fn register(pipeline: &Pipeline, script: &Script, keep: bool) -> Result<(), Failure> {
-    if keep && !pipeline.status().jobs.is_empty() {
-        return Ok(());
-    }
-    script
-        .execute(pipeline, 0..script.text.len())
-        .await
-        .map(drop)
 }
 
 async fn once(pipeline: &Pipeline, began: Instant) -> Result<(), Failure> {

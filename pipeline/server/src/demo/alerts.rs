@@ -53,8 +53,12 @@ pub(super) fn line(event: &AlertEvent) -> String {
     let status = event.event_type.rsplit('.').next().unwrap_or_default();
     let name = event.source.rsplit('/').next().unwrap_or_default();
     let mut text = format!("{}  {status:<8}  {name}  {}", event.time, event.subject);
-    if let Some(row) = event.data.get("row").and_then(serde_json::Value::as_object) {
-        for column in ["units", "largest_line", "revenue", "country"] {
+    if let Some(row) = event
+        .data
+        .get("value")
+        .and_then(serde_json::Value::as_object)
+    {
+        for column in ["units", "largest_line", "country"] {
             if let Some(value) = row.get(column) {
                 text.push_str(&format!("  {column}={}", crate::output::plain(value)));
             }

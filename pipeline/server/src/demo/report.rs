@@ -60,25 +60,28 @@ pub async fn report(
 }
 
 async fn gather(pipeline: &Pipeline) -> Result<Findings> {
-    let status = pipeline.status();
-    let views = status
-        .jobs
-        .iter()
-        .flat_map(|job| job.queries.iter().cloned())
-        .collect();
+    let lines = select(pipeline, LINES).await?;
+    let gross = select(pipeline, GROSS).await?;
+    let orders = select(pipeline, ORDERS).await?;
+    let countries = select(pipeline, BY_COUNTRY).await?;
     let events = Subscriber::default().take(pipeline.log()).await?;
+    let status = pipeline.status();
     Ok(Findings {
-        lines: select(pipeline, LINES).await?,
-        gross: select(pipeline, GROSS).await?,
-        orders: select(pipeline, ORDERS).await?,
-        countries: select(pipeline, BY_COUNTRY).await?,
+        lines,
+        gross,
+        orders,
+        countries,
         alerts: events
             .iter()
             .filter(|event| alerts::is_firing(event))
             .map(alerts::line)
             .collect(),
+        views: status
+            .jobs
+            .iter()
+            .flat_map(|job| job.queries.iter().cloned())
+            .collect(),
         status,
-        views,
     })
 }
 

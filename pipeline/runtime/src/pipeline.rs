@@ -1,0 +1,174 @@
+//! One pipeline process: broker or cluster, bucket, catalog, feeds, jobs. What the binary and the
+//! tests hold in their hands.
+//!
+//! Invariants:
+//! - one process a data folder: a lock file is held while the pipeline is open;
+//! - a statement that answers `Ok` is in the catalog log before it has any effect;
+//! - after `stop` everything read is committed, and nothing runs.
+
+mod open;
+mod registry;
+mod show;
+mod statement;
+
+use std::{fs::File, sync::Arc};
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use tidemill_connectors::{broker::Broker, log::kafka::KafkaLog, store::Store};
+use tidemill_contract::{Error, Result};
+use tokio::sync::Mutex;
+
+use crate::{
+    job::JobEnvironment,
+    settings::Settings,
+    status::{Board, Status},
+    supervisor::Supervisor,
+};
+use registry::CatalogState;
+
+/// What a statement gave.
+#[derive(Debug, Clone)]
+pub enum StatementResult {
+    /// It did something.
+    Done {
+        /// What, for people.
+        message: String,
+    },
+    /// It gave rows.
+    Rows {
+        /// The columns.
+        schema: SchemaRef,
+        /// The rows.
+        batches: Vec<RecordBatch>,
+    },
+}
+
+/// A pipeline, open.
+#[derive(Debug)]
+pub struct Pipeline {
+    settings: Settings,
+    /// Held for the life of the pipeline; the system frees it however the process ends.
+    _lock: File,
+    broker: Mutex<Option<Broker>>,
+    log: KafkaLog,
+    store: Store,
+    bucket_url: String,
+    board: Arc<Board>,
+    writer: String,
+    /// Statements are taken one at a time.
+    state: Mutex<State>,
+}
+
+/// What statements change.
+#[derive(Debug)]
+struct State {
+    catalog: CatalogState,
+    /// `None` until the pipeline is started, and after it is stopped.
+    supervisor: Option<Supervisor>,
+}
+
+impl Pipeline {
+    /// Starts the feeds and jobs of the whole catalog. A second call does nothing.
+    ///
+    /// # Errors
+    /// If the broker or the bucket does not answer, or a source's options are wrong.
+    pub async fn start(&self) -> Result<()> {
+        let mut state = self.state.lock().await;
+        if state.supervisor.is_some() {
+            return Ok(());
+        }
+        let mut supervisor = Supervisor::new(self.environment());
+        let started = Box::pin(supervisor.start_all(&state.catalog.registry)).await;
+        // What was started before the failure is stopped by `stop`.
+        state.supervisor = Some(supervisor);
+        started
+    }
+
+    fn environment(&self) -> JobEnvironment {
+        JobEnvironment {
+            log: self.log.clone(),
+            store: Store::clone(&self.store),
+            board: Arc::clone(&self.board),
+            writer: self.writer.clone(),
+            commit_interval: self.settings.commit_interval,
+            flush: crate::job::FlushSettings {
+                rows: self.settings.flush_rows,
+                age: self.settings.flush_interval,
+            },
+            executor: tokio::runtime::Handle::current(),
+        }
+    }
+
+    /// Waits until every source is drained and everything is committed and published: true. False
+    /// at once if some source never ends.
+    ///
+    /// # Errors
+    /// The error of the first job or feed that failed.
+    pub async fn wait_drained(&self) -> Result<bool> {
+        let mut changes = self.board.changes();
+        loop {
+            changes.borrow_and_update();
+            if let Some(error) = self.board.failure() {
+                return Err(error);
+            }
+            {
+                let state = self.state.lock().await;
+                let Some(supervisor) = &state.supervisor else {
+                    return Err(Error::invalid("TM604", "the pipeline is not running")
+                        .help("start it first"));
+                };
+                if supervisor.is_unbounded() {
+                    return Ok(false);
+                }
+            }
+            let status = self.board.status();
+            let fed = status.feeds.iter().all(|feed| feed.done);
+            if fed && status.jobs.iter().all(|job| job.state == "drained") {
+                return Ok(true);
+            }
+            if changes.changed().await.is_err() {
+                return Err(Error::internal("the status board is gone"));
+            }
+        }
+    }
+
+    /// Stops gracefully: feeds, a last commit and publication of each job, the broker.
+    ///
+    /// # Errors
+    /// If the broker cannot close its files.
+    pub async fn stop(&self) -> Result<()> {
+        let supervisor = self.state.lock().await.supervisor.take();
+        if let Some(supervisor) = supervisor {
+            supervisor.stop().await;
+        }
+        match self.broker.lock().await.take() {
+            Some(broker) => broker.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    /// How everything goes.
+    pub fn status(&self) -> Status {
+        self.board.status()
+    }
+
+    /// Bootstrap servers of the log.
+    pub fn brokers(&self) -> String {
+        self.log.settings().brokers.clone()
+    }
+
+    /// URL of the bucket.
+    pub fn bucket_url(&self) -> String {
+        self.bucket_url.clone()
+    }
+
+    /// The log.
+    pub fn log(&self) -> &KafkaLog {
+        &self.log
+    }
+
+    /// The bucket.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+}

@@ -1,0 +1,94 @@
+//! Opening a pipeline: lock, bucket, broker, catalog. Nothing runs yet.
+
+use std::{
+    fs::{File, TryLockError},
+    path::Path,
+    sync::Arc,
+};
+
+use tidemill_connectors::{
+    broker::{Broker, BrokerConfig},
+    log::kafka::{KafkaLog, KafkaSettings},
+    store,
+};
+use tidemill_contract::{Error, Result};
+use tokio::sync::Mutex;
+
+use super::{Pipeline, State, registry::CatalogState};
+use crate::{settings::Settings, status::Board};
+
+/// Name of the lock file in the data folder.
+const LOCK_FILE: &str = "lock";
+
+impl Pipeline {
+    /// Opens the bucket and the log, starts the embedded broker if no cluster is named, and
+    /// replays the catalog.
+    ///
+    /// # Errors
+    /// `TM605` if another process has the data folder, `TM606` if the folder cannot be used; what
+    /// the bucket, the broker or the catalog object to.
+    pub async fn open(settings: Settings) -> Result<Arc<Self>> {
+        let data_dir = create_data_dir(&settings.data_dir)?;
+        let lock = lock(&data_dir)?;
+        let bucket = match &settings.bucket {
+            Some(url) => url.clone(),
+            None => data_dir.join("bucket").to_string_lossy().into_owned(),
+        };
+        let store = store::open(&bucket, &settings.bucket_options)?;
+        let bucket_url = if bucket.contains("://") { bucket } else { format!("file://{bucket}") };
+        let (broker, brokers) = match &settings.kafka_brokers {
+            Some(brokers) => (None, brokers.clone()),
+            None => {
+                let config = BrokerConfig {
+                    listen: settings.broker_listen,
+                    data_dir: data_dir.join("broker"),
+                    default_partitions: 1,
+                    ..BrokerConfig::default()
+                };
+                let broker = Broker::start(config).await?;
+                let address = broker.address().to_string();
+                (Some(broker), address)
+            }
+        };
+        let properties = settings.kafka_properties.clone();
+        let log = KafkaLog::new(KafkaSettings { brokers, properties })?;
+        let writer = uuid::Uuid::new_v4().to_string();
+        let catalog = CatalogState::open(store::Store::clone(&store), writer.clone()).await?;
+        Ok(Arc::new(Self {
+            settings,
+            _lock: lock,
+            broker: Mutex::new(broker),
+            log,
+            store,
+            bucket_url,
+            board: Arc::new(Board::default()),
+            writer,
+            state: Mutex::new(State { catalog, supervisor: None }),
+        }))
+    }
+}
+
+fn create_data_dir(folder: &Path) -> Result<std::path::PathBuf> {
+    std::fs::create_dir_all(folder)
+        .and_then(|()| folder.canonicalize())
+        .map_err(|error| unusable(folder, &error))
+}
+
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK_FILE);
+    let file = File::create(&path).map_err(|error| unusable(folder, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::invalid(
+            "TM605",
+            format!("another process uses the data folder '{}'", folder.display()),
+        )
+        .help("stop it, or choose another data folder")),
+        Err(TryLockError::Error(error)) => Err(unusable(folder, &error)),
+    }
+}
+
+fn unusable(folder: &Path, error: &std::io::Error) -> Error {
+    Error::invalid("TM606", format!("the data folder '{}' cannot be used", folder.display()))
+        .because(error.to_string())
+}

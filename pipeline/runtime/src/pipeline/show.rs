@@ -1,0 +1,211 @@
+//! SHOW, DESCRIBE and EXPLAIN: the catalog and the status as rows.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, RecordBatch, StringArray},
+    datatypes::{DataType, Field, Schema},
+};
+use tidemill_contract::{ColumnKind, Error, ErrorKind, Result};
+use tidemill_sql::{
+    catalog::Catalog,
+    parse::{ShowKind, Statement, closest},
+};
+
+use super::StatementResult;
+use crate::status::Status;
+
+/// `SHOW kind`.
+pub(super) fn show(kind: ShowKind, catalog: &Catalog, status: &Status) -> Result<StatementResult> {
+    match kind {
+        ShowKind::Sources => sources(catalog),
+        ShowKind::Views => views(catalog, status),
+        ShowKind::Alerts => alerts(catalog),
+        ShowKind::Sinks => sinks(catalog, status),
+        ShowKind::Jobs => jobs(status),
+        ShowKind::All => all(catalog),
+    }
+}
+
+/// `DESCRIBE name`.
+pub(super) fn describe(catalog: &Catalog, name: &str) -> Result<StatementResult> {
+    let mut table = Table::new(&["column", "type", "nullable", "kind"]);
+    if let Some(source) = catalog.source(name) {
+        for column in &source.columns {
+            let kind = match &column.kind {
+                ColumnKind::Physical => "physical".to_owned(),
+                ColumnKind::Metadata(field) => format!("metadata {field:?}").to_lowercase(),
+                ColumnKind::Computed(text) => format!("AS {text}"),
+            };
+            let nullable = if column.nullable { "YES" } else { "NO" };
+            table.push([
+                column.name.clone(),
+                column.data_type.to_string(),
+                nullable.to_owned(),
+                kind,
+            ]);
+        }
+        return table.rows();
+    }
+    let Some(query) = catalog.query(name) else {
+        let names: Vec<&str> =
+            catalog.sources().keys().chain(catalog.queries().keys()).map(String::as_str).collect();
+        let error = Error::new(ErrorKind::NotFound, "TM301", format!("'{name}' does not exist"));
+        return Err(match closest(name, &names) {
+            Some(near) => error.help(format!("did you mean '{near}'?")),
+            None => error.help("SHOW TABLES lists what there is"),
+        });
+    };
+    for field in query.schema.fields() {
+        let data_type = field.data_type().to_string();
+        table.push([field.name().clone(), data_type, "YES".to_owned(), "result".to_owned()]);
+    }
+    table.rows()
+}
+
+/// `EXPLAIN statement`.
+pub(super) fn explain(catalog: &Catalog, statement: &Statement) -> Result<StatementResult> {
+    let plan = match statement {
+        Statement::Select(query) => catalog.plan(query)?,
+        Statement::CreateView(create) => catalog.plan(&create.query)?,
+        Statement::CreateSink(create) => catalog.plan(&create.query)?,
+        Statement::InsertInto(insert) => catalog.plan(&insert.query)?,
+        _ => {
+            return Err(Error::invalid("TM607", "this statement has no plan")
+                .help("EXPLAIN takes a query, or the CREATE statement of a view or sink"));
+        }
+    };
+    let mut table = Table::new(&["plan"]);
+    for line in plan.logical.lines() {
+        table.push([line.to_owned()]);
+    }
+    table.rows()
+}
+
+fn sources(catalog: &Catalog) -> Result<StatementResult> {
+    let mut table = Table::new(&["name", "connector", "topic", "watermark"]);
+    for source in catalog.sources().values() {
+        let watermark = source.watermark.as_ref().map_or_else(String::new, |mark| {
+            format!("{} - {} ms", mark.column, mark.delay / 1000)
+        });
+        table.push([
+            source.name.clone(),
+            source.connector().to_owned(),
+            source.topic().to_owned(),
+            watermark,
+        ]);
+    }
+    table.rows()
+}
+
+fn views(catalog: &Catalog, status: &Status) -> Result<StatementResult> {
+    let mut table = Table::new(&["name", "source", "state", "query"]);
+    for view in catalog.views() {
+        let state = state_of(status, &view.name);
+        table.push([view.name.clone(), view.root_source.clone(), state, one_line(&view.text)]);
+    }
+    table.rows()
+}
+
+fn sinks(catalog: &Catalog, status: &Status) -> Result<StatementResult> {
+    let mut table = Table::new(&["name", "source", "state", "query"]);
+    for sink in catalog.sinks() {
+        let state = state_of(status, &sink.name);
+        table.push([sink.name.clone(), sink.root_source.clone(), state, one_line(&sink.text)]);
+    }
+    table.rows()
+}
+
+fn alerts(catalog: &Catalog) -> Result<StatementResult> {
+    let mut table = Table::new(&["name", "view", "condition", "for_windows", "by", "severity"]);
+    for alert in catalog.alerts().values() {
+        let spec = &alert.spec;
+        table.push([
+            spec.name.clone(),
+            spec.view.clone(),
+            one_line(&spec.condition_text),
+            spec.for_windows.to_string(),
+            spec.by.join(", "),
+            format!("{:?}", spec.severity).to_lowercase(),
+        ]);
+    }
+    table.rows()
+}
+
+fn jobs(status: &Status) -> Result<StatementResult> {
+    let mut table = Table::new(&[
+        "name", "source", "queries", "state", "epoch", "watermark", "rows_in", "rows_dead",
+        "rows_late", "lag", "error",
+    ]);
+    for job in &status.jobs {
+        table.push([
+            job.name.clone(),
+            job.source.clone(),
+            job.queries.join(", "),
+            job.state.clone(),
+            job.epoch.to_string(),
+            job.watermark_micros.map_or_else(String::new, crate::quarantine::rfc3339),
+            job.rows_in.to_string(),
+            job.rows_dead.to_string(),
+            job.rows_late.to_string(),
+            job.lag_records.to_string(),
+            job.error.clone().unwrap_or_default(),
+        ]);
+    }
+    table.rows()
+}
+
+fn all(catalog: &Catalog) -> Result<StatementResult> {
+    let mut table = Table::new(&["name", "kind"]);
+    for name in catalog.sources().keys() {
+        table.push([name.clone(), "source".to_owned()]);
+    }
+    for view in catalog.views() {
+        table.push([view.name.clone(), "view".to_owned()]);
+    }
+    for sink in catalog.sinks() {
+        table.push([sink.name.clone(), "sink".to_owned()]);
+    }
+    for name in catalog.alerts().keys() {
+        table.push([name.clone(), "alert".to_owned()]);
+    }
+    table.rows()
+}
+
+fn state_of(status: &Status, query: &str) -> String {
+    let job = status.jobs.iter().find(|job| job.queries.iter().any(|name| name == query));
+    job.map_or_else(|| "registered".to_owned(), |job| job.state.clone())
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Rows of text.
+struct Table {
+    columns: Vec<(&'static str, Vec<String>)>,
+}
+
+impl Table {
+    fn new(names: &[&'static str]) -> Self {
+        Self { columns: names.iter().map(|name| (*name, Vec::new())).collect() }
+    }
+
+    fn push<const N: usize>(&mut self, row: [String; N]) {
+        assert_eq!(N, self.columns.len(), "a row has a value for each column");
+        for ((_, column), value) in self.columns.iter_mut().zip(row) {
+            column.push(value);
+        }
+    }
+
+    fn rows(self) -> Result<StatementResult> {
+        let fields = self.columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let columns = self.columns.into_iter().map(|(_, values)| {
+            Arc::new(StringArray::from(values)) as ArrayRef
+        });
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns.collect())
+            .map_err(|e| Error::internal(format!("a listing has no rows: {e}")))?;
+        Ok(StatementResult::Rows { schema, batches: vec![batch] })
+    }
+}

@@ -1,0 +1,173 @@
+//! Statements: checked against the connectors, registered, applied to what runs.
+
+use tidemill_connectors::{sinks, sources};
+use tidemill_contract::{Error, Result, SinkSpec};
+use tidemill_sql::{
+    catalog::{Applied, Catalog},
+    parse::{ObjectKind, Parsed, Statement, parse_script},
+};
+
+use super::{Pipeline, State, StatementResult, show};
+use crate::{
+    query::{self, Scope},
+    watermark::TimeSettings,
+};
+
+impl Pipeline {
+    /// Runs the statements of a script in order, up to the first that fails. Before
+    /// [`Pipeline::start`] they are only registered; after it they take effect at once.
+    ///
+    /// # Errors
+    /// The first error; its span is a byte range of `script`.
+    pub async fn execute(&self, script: &str) -> Result<Vec<StatementResult>> {
+        let mut results = Vec::new();
+        for parsed in parse_script(script)? {
+            results.push(Box::pin(self.execute_one(&parsed)).await?);
+        }
+        Ok(results)
+    }
+
+    async fn execute_one(&self, parsed: &Parsed) -> Result<StatementResult> {
+        match &parsed.statement {
+            Statement::Select(select) => {
+                let catalog = self.catalog().await;
+                let probes = self.probes().await;
+                let probe = |view: &str| probes(view);
+                let scope =
+                    Scope { catalog: &catalog, store: &self.store, log: &self.log, probe: &probe };
+                query::select(&scope, select).await
+            }
+            Statement::Show(kind) => {
+                show::show(*kind, &*self.catalog().await, &self.status())
+            }
+            Statement::Describe(name) => show::describe(&*self.catalog().await, name),
+            Statement::Explain(inner) => show::explain(&*self.catalog().await, inner),
+            _ => self.register(parsed).await,
+        }
+    }
+
+    async fn register(&self, parsed: &Parsed) -> Result<StatementResult> {
+        let mut state = self.state.lock().await;
+        check(&state.catalog.registry.catalog, &parsed.statement)?;
+        // Before the catalog forgets what an alert or a query was.
+        let applied = state.catalog.register(parsed).await?;
+        let message = self.apply(&mut state, &applied).await?;
+        Ok(StatementResult::Done { message })
+    }
+
+    /// Brings a change of the catalog to what runs.
+    async fn apply(&self, state: &mut State, applied: &Applied) -> Result<String> {
+        let registry = state.catalog.registry.clone();
+        let Some(supervisor) = &mut state.supervisor else {
+            return self.apply_to_the_bucket(applied).await;
+        };
+        match applied {
+            Applied::Created { kind: ObjectKind::View | ObjectKind::Sink, name } => {
+                Box::pin(supervisor.add_query(&registry, name)).await?;
+            }
+            Applied::Created { kind: ObjectKind::Alert, name } => {
+                if let Some(alert) = registry.catalog.alerts().get(name) {
+                    supervisor.add_alert(alert).await?;
+                }
+            }
+            Applied::Dropped { kind: ObjectKind::View | ObjectKind::Sink, name } => {
+                supervisor.drop_query(name).await?;
+            }
+            Applied::Dropped { kind: ObjectKind::Source, name } => {
+                supervisor.drop_source(name).await?;
+            }
+            Applied::Dropped { kind: ObjectKind::Alert, name } => {
+                supervisor.drop_alert(name).await?;
+            }
+            Applied::Paused(name) | Applied::Resumed(name) => {
+                let paused = matches!(applied, Applied::Paused(_));
+                let together = supervisor.set_paused(name, paused).await?;
+                return Ok(paused_message(applied, &together));
+            }
+            Applied::Created { kind: ObjectKind::Source, .. } | Applied::Unchanged => {}
+        }
+        Ok(message(applied))
+    }
+
+    /// Nothing runs: only what a dropped object left in the bucket has to go.
+    async fn apply_to_the_bucket(&self, applied: &Applied) -> Result<String> {
+        let mut idle = crate::supervisor::Supervisor::new(self.environment());
+        match applied {
+            Applied::Dropped { kind: ObjectKind::View | ObjectKind::Sink, name } => {
+                idle.drop_query(name).await?;
+            }
+            Applied::Dropped { kind: ObjectKind::Source, name } => idle.drop_source(name).await?,
+            _ => {}
+        }
+        Ok(message(applied))
+    }
+
+    async fn catalog(&self) -> std::sync::Arc<Catalog> {
+        std::sync::Arc::clone(&self.state.lock().await.catalog.registry.catalog)
+    }
+
+    /// Whom to ask for each view, as of now.
+    async fn probes(&self) -> impl Fn(&str) -> Result<crate::job::JobProbe> + use<> {
+        let state = self.state.lock().await;
+        let probes = state.supervisor.as_ref().map(crate::supervisor::Supervisor::probes);
+        move |view: &str| {
+            let Some(probes) = &probes else {
+                return Err(Error::invalid("TM604", "the pipeline is not running")
+                    .because("the rows of a view are with its job")
+                    .help("start it first"));
+            };
+            probes
+                .get(view)
+                .cloned()
+                .ok_or_else(|| Error::internal(format!("no job runs '{view}'")))
+        }
+    }
+}
+
+/// What only the connectors can say about a declaration.
+fn check(catalog: &Catalog, statement: &Statement) -> Result<()> {
+    match statement {
+        Statement::CreateSource(create) => {
+            // A table that is only written to is a sink in disguise: either must take it.
+            let sink = SinkSpec {
+                name: create.spec.name.clone(),
+                options: create.spec.options.clone(),
+            };
+            match sources::validate(&create.spec) {
+                Ok(()) => {
+                    crate::feed::topic_partitions(&create.spec)?;
+                    TimeSettings::of_source(&create.spec, false).map(|_| ())
+                }
+                Err(error) => sinks::validate(&sink).map_err(|_| error),
+            }
+        }
+        Statement::CreateSink(create) => sinks::validate(&create.spec),
+        Statement::InsertInto(insert) => match catalog.source(&insert.table) {
+            Some(table) => sinks::delivery(&SinkSpec {
+                name: table.name.clone(),
+                options: table.options.clone(),
+            })
+            .map(|_| ()),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+fn message(applied: &Applied) -> String {
+    match applied {
+        Applied::Created { kind, name } => format!("{kind} '{name}' created"),
+        Applied::Dropped { kind, name } => format!("{kind} '{name}' dropped"),
+        Applied::Paused(name) => format!("'{name}' paused"),
+        Applied::Resumed(name) => format!("'{name}' resumed"),
+        Applied::Unchanged => "nothing to do".to_owned(),
+    }
+}
+
+fn paused_message(applied: &Applied, together: &[String]) -> String {
+    let message = message(applied);
+    match together {
+        [] | [_] => message,
+        _ => format!("{message}; one job runs {}, so they wait together", together.join(", ")),
+    }
+}

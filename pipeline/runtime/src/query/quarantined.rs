@@ -1,0 +1,74 @@
+//! The quarantine of a source as a table: the newest records of its `dead` or `late` topic.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::{
+    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
+    error::ArrowError,
+    json::ReaderBuilder,
+};
+use datafusion::{common::TableReference, datasource::MemTable, prelude::SessionContext};
+use tidemill_connectors::log::kafka::KafkaLog;
+use tidemill_contract::{Error, Result};
+
+use super::failed;
+
+/// What follows the `$` in such a table's name.
+pub(super) const KINDS: &[&str] = &["dead", "late"];
+/// Records read at most from each partition, newest first counted: a look, not an export.
+const RECORDS_MAX: i64 = 100_000;
+
+/// Registers the newest records of a quarantine topic.
+pub(super) async fn register(
+    session: &SessionContext,
+    table: &TableReference,
+    log: &KafkaLog,
+    topic: &str,
+) -> Result<()> {
+    let mut lines = Vec::new();
+    if log.partitions(topic).await?.is_some() {
+        let (mut from, mut to) = (BTreeMap::new(), BTreeMap::new());
+        for (partition, (low, high)) in log.watermarks(topic).await? {
+            from.insert(partition, low.max(high.saturating_sub(RECORDS_MAX)));
+            to.insert(partition, high);
+        }
+        for (_, record) in log.read_range(topic, &from, &to).await? {
+            lines.extend_from_slice(&record.payload.unwrap_or_default());
+            lines.push(b'\n');
+        }
+    }
+    let schema = schema();
+    let batches = decode(&schema, &lines)
+        .map_err(|e| Error::internal(format!("topic '{topic}' holds other records: {e}")))?;
+    let memory = MemTable::try_new(schema, vec![batches]).map_err(failed)?;
+    session.register_table(table.clone(), Arc::new(memory)).map_err(failed)?;
+    Ok(())
+}
+
+fn schema() -> SchemaRef {
+    let text = |name| Field::new(name, DataType::Utf8, true);
+    let number = |name| Field::new(name, DataType::Int64, true);
+    let micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    Arc::new(Schema::new(vec![
+        text("source"),
+        text("query"),
+        text("stage"),
+        text("reason"),
+        text("unit"),
+        number("row"),
+        number("partition"),
+        number("offset"),
+        text("watermark"),
+        text("raw_text"),
+        text("raw_base64"),
+        number("raw_bytes"),
+        Field::new("at", micros, true),
+    ]))
+}
+
+fn decode(
+    schema: &SchemaRef,
+    lines: &[u8],
+) -> Result<Vec<arrow::array::RecordBatch>, ArrowError> {
+    ReaderBuilder::new(Arc::clone(schema)).build(lines)?.collect()
+}
