@@ -59,16 +59,8 @@ fn drive(orders: u64) -> Result<()> {
         }
     };
     let mut out = std::io::stdout();
-    let broker = if child.is_some() {
-        "embedded broker"
-    } else {
-        "brokers from outside"
-    };
-    writeln!(
-        out,
-        "benchmark a: {orders} orders, {broker}, {}",
-        measure::machine()?
-    )?;
+    let broker = if child.is_some() { "embedded broker" } else { "brokers from outside" };
+    writeln!(out, "benchmark a: {orders} orders, {broker}, {}", measure::machine()?)?;
     let answer = load::fill(&brokers, orders)?;
     writeln!(out, "answer: {answer:?}")?;
     let mut rounds = Vec::new();
@@ -81,12 +73,7 @@ fn drive(orders: u64) -> Result<()> {
         let percent = (steal - steal_before) * 100 / (all - all_before).max(1);
         let kept = percent <= STEAL_MAX_PERCENT || rejected >= REJECTED_MAX;
         let verdict = if kept { "" } else { " rejected" };
-        writeln!(
-            out,
-            "round {}: steal {percent} %{verdict} {}",
-            rounds.len() + 1,
-            line(&done)
-        )?;
+        writeln!(out, "round {}: steal {percent} %{verdict} {}", rounds.len() + 1, line(&done))?;
         if kept {
             rounds.push(done);
         } else {
@@ -104,10 +91,7 @@ fn round(brokers: &str, answer: Digest) -> Result<Round> {
     for program in PROGRAMS {
         let measured = role::run(program, brokers)?;
         if measured.digest.is_some_and(|digest| digest != answer) {
-            bail!(
-                "{program} gives a wrong answer: {:?} instead of {answer:?}",
-                measured.digest
-            );
+            bail!("{program} gives a wrong answer: {:?} instead of {answer:?}", measured.digest);
         }
         round.insert(program, measured);
     }
@@ -116,11 +100,7 @@ fn round(brokers: &str, answer: Digest) -> Result<Round> {
 
 fn line(round: &Round) -> String {
     let shown = |(program, run): (&&str, &Measured)| {
-        format!(
-            "{program} cpu {} ms wall {} ms",
-            run.cpu_ns / 1_000_000,
-            run.wall_ns / 1_000_000
-        )
+        format!("{program} cpu {} ms wall {} ms", run.cpu_ns / 1_000_000, run.wall_ns / 1_000_000)
     };
     round.iter().map(shown).collect::<Vec<_>>().join(", ")
 }

@@ -79,6 +79,8 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.retention.check.interval.ms=1000
 log.initial.task.delay.ms=1000
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=2000
 PROPERTIES
   if [ ! -d "$dir/data" ]; then
     local id

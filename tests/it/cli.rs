@@ -5,6 +5,8 @@
 //! the arguments found in a variable and exits with its code. No second binary, nothing to build
 //! first. What the harness prints before is cut off at a marker line.
 
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The demo, run as a newcomer runs it, against what is known of the data.
 
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 
@@ -22,6 +24,9 @@ const TOTALS: &[(&str, &str)] = &[
 ];
 /// The orders that were mis-keyed and cancelled within minutes.
 const MIS_KEYED: &[&str] = &["541431", "581483", "556444"];
+
+/// Lines of a live demo read before it counts as stuck.
+const REPORTS_MAX: usize = 30;
 
 #[test]
 fn once_prints_the_known_totals_and_writes_tables_others_read() {
@@ -76,23 +81,19 @@ fn a_folder_that_is_not_the_demos_is_left_alone() {
 #[test]
 fn the_live_demo_reports_goes_on_and_ends_on_a_signal() {
     let folder = TempDir::new().unwrap();
-    let first = watch_some(folder.path(), &[]);
-    let second = watch_some(folder.path(), &["--keep"]);
-    assert!(
-        second > first,
-        "kept rows are counted on: {first}, then {second}"
-    );
+    let first = watch_until(folder.path(), &[], 0);
+    watch_until(folder.path(), &["--keep"], first);
 }
 
-/// Runs the live demo until it reported some rows, ends it, and returns the rows it saw.
-fn watch_some(folder: &Path, more: &[&str]) -> u64 {
+/// Runs the live demo until it reports more than `floor` rows, ends it with a signal, and returns
+/// the rows it saw last.
+fn watch_until(folder: &Path, more: &[&str], floor: u64) -> u64 {
     let mut arguments = vec!["demo", "--data-dir", "shop", "--speed", "36000"];
     arguments.extend(more);
     let mut child = tidemill(folder, &arguments).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut rows = 0;
-    let mut reports = 0;
-    while reports < 3 {
+    let mut rows: u64 = 0;
+    for _ in 0..REPORTS_MAX {
         let Some(line) = lines.next() else { break };
         let line = line.unwrap();
         let Some(number) = line.split("rows in ").nth(1) else {
@@ -105,11 +106,17 @@ fn watch_some(folder: &Path, more: &[&str]) -> u64 {
             .replace(',', "")
             .parse()
             .unwrap();
-        reports += u32::from(rows > 0);
+        if rows > floor {
+            break;
+        }
     }
     signal(&child, "-INT");
     let ended = outcome(child);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert_eq!(reports, 3, "{}", ended.stderr);
+    assert!(
+        rows > floor,
+        "{rows} rows, not more than {floor}: {}",
+        ended.stderr
+    );
     rows
 }

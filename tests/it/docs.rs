@@ -49,10 +49,7 @@ fn the_gate_runs_what_the_readme_says() {
         assert!(readme.contains(&block), "README.md lacks:\n{block}");
     }
     for marker in ["demo-once", "test"] {
-        assert!(
-            gate.contains(&format!("readme_command {marker}")),
-            ".ci/run skips {marker}"
-        );
+        assert!(gate.contains(&format!("readme_command {marker}")), ".ci/run skips {marker}");
     }
 }
 
@@ -60,19 +57,13 @@ fn the_gate_runs_what_the_readme_says() {
 fn every_setting_is_listed() {
     let page = text("docs/config.md");
     for key in tidemill::config::KEYS {
-        let default = key
-            .default
-            .map_or_else(String::new, |default| format!("`{default}`"));
+        let default = key.default.map_or_else(String::new, |default| format!("`{default}`"));
         let row = format!("| `{}` | {default} | {} |", key.path, key.help);
         assert!(page.contains(&row), "docs/config.md lacks the row: {row}");
     }
     let rows = page.lines().filter(|line| line.starts_with("| `")).count();
     // The one row more is the free-form `kafka.properties.*`.
-    assert_eq!(
-        rows,
-        tidemill::config::KEYS.len() + 1,
-        "docs/config.md lists something unknown"
-    );
+    assert_eq!(rows, tidemill::config::KEYS.len() + 1, "docs/config.md lists something unknown");
 }
 
 /// A fenced block of SQL.
@@ -84,13 +75,8 @@ struct Block {
 
 impl Block {
     fn expected_code(&self) -> Option<&str> {
-        let comment = self
-            .sql
-            .lines()
-            .next()
-            .and_then(|line| line.strip_prefix("-- "));
-        self.is_error
-            .then(|| comment.expect("an error block begins with -- CODE"))
+        let comment = self.sql.lines().next().and_then(|line| line.strip_prefix("-- "));
+        self.is_error.then(|| comment.expect("an error block begins with -- CODE"))
     }
 }
 
@@ -102,11 +88,7 @@ fn blocks(page: &str) -> Vec<Block> {
             (false, "```sql" | "```sql error") => {
                 inside = true;
                 let is_error = line.ends_with("error");
-                blocks.push(Block {
-                    line: number + 1,
-                    is_error,
-                    sql: String::new(),
-                });
+                blocks.push(Block { line: number + 1, is_error, sql: String::new() });
             }
             (true, "```") => inside = false,
             (true, line) => {

@@ -14,18 +14,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pipeline/contract", &[]),
     ("sql", &["tidemill-contract"]),
     ("connectors", &["tidemill-contract"]),
-    (
-        "pipeline/runtime",
-        &["tidemill-contract", "tidemill-sql", "tidemill-connectors"],
-    ),
+    ("pipeline/runtime", &["tidemill-contract", "tidemill-sql", "tidemill-connectors"]),
     (
         "pipeline/server",
-        &[
-            "tidemill-contract",
-            "tidemill-sql",
-            "tidemill-connectors",
-            "tidemill-runtime",
-        ],
+        &["tidemill-contract", "tidemill-sql", "tidemill-connectors", "tidemill-runtime"],
     ),
     (
         "tests",
@@ -37,51 +29,22 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tidemill-runtime",
         ],
     ),
-    (
-        "benches",
-        &[
-            "tidemill-contract",
-            "tidemill-sql",
-            "tidemill-connectors",
-            "tidemill-runtime",
-        ],
-    ),
+    ("benches", &["tidemill-contract", "tidemill-sql", "tidemill-connectors", "tidemill-runtime"]),
 ];
 
 /// The whole allow-list of the contract: it must stay light, everyone waits for it.
-const CONTRACT_DEPENDENCIES: &[&str] = &[
-    "arrow-array",
-    "arrow-schema",
-    "async-trait",
-    "bytes",
-    "serde",
-    "serde_json",
-    "thiserror",
-];
+const CONTRACT_DEPENDENCIES: &[&str] =
+    &["arrow-array", "arrow-schema", "async-trait", "bytes", "serde", "serde_json", "thiserror"];
 
 /// Crate folder → libraries it must not see.
 const FORBIDDEN_DEPENDENCIES: &[(&str, &[&str])] = &[
     (
         "sql",
-        &[
-            "rdkafka",
-            "object_store",
-            "deltalake-core",
-            "reqwest",
-            "axum",
-            "metrics",
-            "tracing",
-        ],
+        &["rdkafka", "object_store", "deltalake-core", "reqwest", "axum", "metrics", "tracing"],
     ),
     ("connectors", &["datafusion", "axum", "clap", "metrics"]),
-    (
-        "pipeline/runtime",
-        &["rdkafka", "deltalake-core", "axum", "clap", "reqwest"],
-    ),
-    (
-        "pipeline/server",
-        &["rdkafka", "deltalake-core", "object_store", "datafusion"],
-    ),
+    ("pipeline/runtime", &["rdkafka", "deltalake-core", "axum", "clap", "reqwest"]),
+    ("pipeline/server", &["rdkafka", "deltalake-core", "object_store", "datafusion"]),
 ];
 
 /// Lines of one source file, tests not counted.
@@ -104,26 +67,20 @@ const KIND_EXCEPTIONS: &[(&str, &str)] = &[
 
 /// Codes that several crates give for the same thing: option values, a name that does not exist,
 /// data loss, a bucket or file that does not answer.
-const SHARED_CODES: &[&str] = &[
-    "TM111", "TM112", "TM113", "TM301", "TM501", "TM530", "TM551", "TM561",
-];
+const SHARED_CODES: &[&str] =
+    &["TM111", "TM112", "TM113", "TM301", "TM501", "TM530", "TM551", "TM561"];
 
 #[test]
 fn crates_depend_one_way() {
     let mut faults = Vec::new();
     for (folder, allowed) in ARROWS {
         let dependencies = dependencies(folder);
-        for ours in dependencies
-            .iter()
-            .filter(|name| name.starts_with("tidemill"))
-        {
+        for ours in dependencies.iter().filter(|name| name.starts_with("tidemill")) {
             if !allowed.contains(&ours.as_str()) {
                 faults.push(format!("{folder} must not depend on {ours}"));
             }
         }
-        let forbidden = FORBIDDEN_DEPENDENCIES
-            .iter()
-            .find(|(name, _)| name == folder);
+        let forbidden = FORBIDDEN_DEPENDENCIES.iter().find(|(name, _)| name == folder);
         for name in forbidden.map_or(&[][..], |(_, names)| names) {
             if dependencies.contains(*name) {
                 faults.push(format!("{folder} must not depend on {name}"));
@@ -135,18 +92,12 @@ fn crates_depend_one_way() {
             faults.push(format!("the contract must not depend on {name}"));
         }
     }
-    let members: BTreeSet<_> = ARROWS
-        .iter()
-        .map(|(folder, _)| (*folder).to_string())
-        .collect();
+    let members: BTreeSet<_> = ARROWS.iter().map(|(folder, _)| (*folder).to_string()).collect();
     let manifests: BTreeSet<_> = files("toml")
         .into_iter()
         .filter_map(|path| path.strip_suffix("/Cargo.toml").map(str::to_string))
         .collect();
-    assert_eq!(
-        members, manifests,
-        "a crate has no line in ARROWS, or a line no crate"
-    );
+    assert_eq!(members, manifests, "a crate has no line in ARROWS, or a line no crate");
     none("dependencies", &faults);
 }
 
@@ -157,10 +108,7 @@ fn there_is_one_binary() {
         .filter(|path| path.ends_with("src/main.rs") || path.contains("/src/bin/"))
         .collect();
     assert_eq!(mains, ["pipeline/server/src/main.rs"]);
-    assert!(
-        text("pipeline/server/src/main.rs").lines().count() <= 60,
-        "main stays thin"
-    );
+    assert!(text("pipeline/server/src/main.rs").lines().count() <= 60, "main stays thin");
 }
 
 #[test]
@@ -177,9 +125,7 @@ fn files_stay_small() {
         match allowed.get(path.as_str()) {
             Some(_) if lines <= limit => faults.push(format!("{path}: delete from LARGE_FILES")),
             Some(&ceiling) if lines > ceiling => {
-                faults.push(format!(
-                    "{path}: {lines} lines, grew beyond its ceiling {ceiling}"
-                ));
+                faults.push(format!("{path}: {lines} lines, grew beyond its ceiling {ceiling}"));
             }
             None if lines > limit => faults.push(format!("{path}: {lines} lines, limit {limit}")),
             _ => {}
@@ -191,19 +137,15 @@ fn files_stay_small() {
         .map(|path| text(path).lines().count())
         .sum();
     if contract > CONTRACT_LINES_MAX {
-        faults.push(format!(
-            "the contract has {contract} lines, limit {CONTRACT_LINES_MAX}"
-        ));
+        faults.push(format!("the contract has {contract} lines, limit {CONTRACT_LINES_MAX}"));
     }
     none("sizes", &faults);
 }
 
 #[test]
 fn every_file_says_what_it_is() {
-    let faults: Vec<_> = files("rs")
-        .into_iter()
-        .filter(|path| !text(path).starts_with("//!"))
-        .collect();
+    let faults: Vec<_> =
+        files("rs").into_iter().filter(|path| !text(path).starts_with("//!")).collect();
     none("files that do not start with //!", &faults);
 }
 
@@ -234,10 +176,7 @@ fn nothing_is_left_for_later() {
 fn kinds_stay_at_home() {
     let mut faults = Vec::new();
     for (home, scope) in [
-        (
-            "connectors/src/sources",
-            &["connectors/src", "pipeline"][..],
-        ),
+        ("connectors/src/sources", &["connectors/src", "pipeline"][..]),
         ("connectors/src/sinks", &["connectors/src", "pipeline"]),
         ("sql/src/window", &["sql/src", "pipeline/runtime"]),
     ] {
@@ -264,11 +203,7 @@ fn metrics_are_documented() {
     let page = text("docs/metrics.md");
     let mut faults = Vec::new();
     for metric in metric::ALL {
-        let labels: Vec<_> = metric
-            .labels
-            .iter()
-            .map(|label| format!("`{label}`"))
-            .collect();
+        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         let row = format!(
             "| `{}` | {} | {} | {} |",
             metric.name,
@@ -284,9 +219,7 @@ fn metrics_are_documented() {
     for line in page.lines().filter(|line| line.starts_with("| `tidemill_")) {
         let name = line.split('`').nth(1).unwrap_or_default();
         if !known.contains(name) {
-            faults.push(format!(
-                "docs/metrics.md describes {name}, which does not exist"
-            ));
+            faults.push(format!("docs/metrics.md describes {name}, which does not exist"));
         }
     }
     none("metrics", &faults);
@@ -294,16 +227,11 @@ fn metrics_are_documented() {
 
 #[test]
 fn error_codes_are_documented() {
-    let used: BTreeSet<_> = source_files()
-        .iter()
-        .flat_map(|path| codes(own_text(&text(path)), '"'))
-        .collect();
+    let used: BTreeSet<_> =
+        source_files().iter().flat_map(|path| codes(own_text(&text(path)), '"')).collect();
     let mut documented = BTreeMap::<String, usize>::new();
     for line in text("docs/errors.md").lines() {
-        if let Some(code) = line
-            .strip_prefix("| `TM")
-            .and_then(|rest| rest.split('`').next())
-        {
+        if let Some(code) = line.strip_prefix("| `TM").and_then(|rest| rest.split('`').next()) {
             *documented.entry(format!("TM{code}")).or_default() += 1;
         }
     }
@@ -315,9 +243,7 @@ fn error_codes_are_documented() {
     }
     for (code, times) in documented {
         if !used.contains(&code) {
-            faults.push(format!(
-                "docs/errors.md describes {code}, which no code gives"
-            ));
+            faults.push(format!("docs/errors.md describes {code}, which no code gives"));
         }
         if times > 1 {
             faults.push(format!("docs/errors.md describes {code} {times} times"));
@@ -348,10 +274,7 @@ fn an_error_code_means_one_thing() {
 fn links_lead_somewhere() {
     let mut faults = Vec::new();
     for path in files("md") {
-        let folder = Path::new(&path)
-            .parent()
-            .map(Path::to_path_buf)
-            .unwrap_or_default();
+        let folder = Path::new(&path).parent().map(Path::to_path_buf).unwrap_or_default();
         for target in links(&text(&path)) {
             let target = target.split('#').next().unwrap_or_default();
             let outside = target.contains("://") || target.starts_with("mailto:");
@@ -367,19 +290,14 @@ fn links_lead_somewhere() {
 fn scripts_stop_at_the_first_error() {
     let mut scripts = files("sh");
     scripts.push(".ci/run".to_string());
-    let faults: Vec<_> = scripts
-        .into_iter()
-        .filter(|path| !text(path).contains("\nset -euo pipefail\n"))
-        .collect();
+    let faults: Vec<_> =
+        scripts.into_iter().filter(|path| !text(path).contains("\nset -euo pipefail\n")).collect();
     none("scripts without set -euo pipefail", &faults);
 }
 
 /// The checkout.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
 /// A file of the checkout as text.
@@ -394,11 +312,7 @@ pub(crate) fn files(extension: &str) -> Vec<String> {
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
                 if !name.starts_with('.') && name != "target" && !name.starts_with("tidemill-data")
                 {
@@ -415,10 +329,7 @@ pub(crate) fn files(extension: &str) -> Vec<String> {
 }
 
 fn source_files() -> Vec<String> {
-    files("rs")
-        .into_iter()
-        .filter(|path| !is_test(path))
-        .collect()
+    files("rs").into_iter().filter(|path| !is_test(path)).collect()
 }
 
 fn is_test(path: &str) -> bool {
@@ -444,10 +355,12 @@ fn dependencies(folder: &str) -> BTreeSet<String> {
     for line in text(&format!("{folder}/Cargo.toml")).lines() {
         if line.starts_with('[') {
             inside = line.trim_matches(['[', ']']).ends_with("dependencies");
-        } else if let (true, Some((name, _))) = (inside, line.split_once(['.', ' ', '='])) {
-            if !name.is_empty() && !name.starts_with('#') {
-                names.insert(name.to_string());
-            }
+        } else if inside
+            && let Some((name, _)) = line.split_once(['.', ' ', '='])
+            && !name.is_empty()
+            && !name.starts_with('#')
+        {
+            names.insert(name.to_string());
         }
     }
     names
@@ -456,16 +369,12 @@ fn dependencies(folder: &str) -> BTreeSet<String> {
 /// Each kind under a folder: module name → names users may write.
 fn kinds(home: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut kinds = BTreeMap::<String, BTreeSet<String>>::new();
-    for path in files("rs")
-        .into_iter()
-        .filter(|path| path.starts_with(home))
-    {
+    for path in files("rs").into_iter().filter(|path| path.starts_with(home)) {
         let rest = path[home.len() + 1..].trim_end_matches(".rs");
         let module = rest.split('/').next().unwrap_or_default();
         for line in text(&path).lines() {
-            let Some((_, names)) = line
-                .split_once("names: &[")
-                .or_else(|| line.split_once("name: \""))
+            let Some((_, names)) =
+                line.split_once("names: &[").or_else(|| line.split_once("name: \""))
             else {
                 continue;
             };
@@ -474,29 +383,19 @@ fn kinds(home: &str) -> BTreeMap<String, BTreeSet<String>> {
             let list = names.split(']').next().unwrap_or_default();
             let taken = if first == 1 { usize::MAX } else { 1 };
             let quoted = list.split('"').skip(first).step_by(2).take(taken);
-            kinds
-                .entry(module.to_string())
-                .or_default()
-                .extend(quoted.map(str::to_string));
+            kinds.entry(module.to_string()).or_default().extend(quoted.map(str::to_string));
         }
     }
     kinds.retain(|_, names| !names.is_empty());
-    assert!(
-        !kinds.is_empty() || !root().join(home).exists(),
-        "{home}: no kinds found"
-    );
+    assert!(!kinds.is_empty() || !root().join(home).exists(), "{home}: no kinds found");
     kinds
 }
 
 /// Whether a path is in a kind's own module (a source and a sink may share a name).
 fn at_home(path: &str, kind: &str) -> bool {
-    [
-        "connectors/src/sources",
-        "connectors/src/sinks",
-        "sql/src/window",
-    ]
-    .iter()
-    .any(|home| path.starts_with(&format!("{home}/{kind}/")) || path == format!("{home}/{kind}.rs"))
+    ["connectors/src/sources", "connectors/src/sinks", "sql/src/window"].iter().any(|home| {
+        path.starts_with(&format!("{home}/{kind}/")) || path == format!("{home}/{kind}.rs")
+    })
 }
 
 /// Error codes that stand right after `before`.

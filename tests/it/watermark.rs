@@ -26,6 +26,15 @@ fn bounded() -> TimeSettings {
     TimeSettings { idle_timeout: None, max_future_skew: None, bounded: true, ..unbounded() }
 }
 
+/// The broker says that nothing waits in these partitions, each at its offset 10.
+fn confirmed(clock: &mut SourceWatermark, partitions: &[PartitionId], now: Micros) {
+    assert!(clock.needs_confirmation(now));
+    for partition in partitions {
+        clock.confirm(*partition, 10, Some(10), now);
+    }
+    assert!(!clock.needs_confirmation(now), "asked and answered");
+}
+
 /// Both partitions known to be read to their end.
 fn caught_up(clock: &mut SourceWatermark, now: Micros) {
     for partition in [A, B] {
@@ -62,10 +71,12 @@ fn a_partition_with_unread_records_is_never_idle() {
 #[test]
 fn an_idle_partition_lets_go_after_the_timeout_and_takes_part_again() {
     let mut clock = SourceWatermark::new(unbounded(), [A, B], 0);
-    clock.position(B, 0, Some(0), None, 0);
+    clock.position(B, 10, Some(10), None, 0);
     clock.observe(A, Some(100 * SECOND), 29 * SECOND);
     clock.position(A, 5, Some(9), None, 29 * SECOND);
     assert_eq!(clock.advance(29 * SECOND), Watermark::MIN);
+    assert_eq!(clock.advance(30 * SECOND), Watermark::MIN, "the broker was not asked");
+    confirmed(&mut clock, &[B], 30 * SECOND);
     assert_eq!(clock.advance(30 * SECOND), Watermark(95 * SECOND));
     clock.observe(B, Some(101 * SECOND), 31 * SECOND);
     clock.observe(A, Some(500 * SECOND), 31 * SECOND);
@@ -79,7 +90,9 @@ fn when_all_are_idle_the_watermark_goes_on_with_the_clock() {
     clock.observe(B, Some(70 * SECOND), 0);
     caught_up(&mut clock, 0);
     assert_eq!(clock.advance(29 * SECOND), Watermark(65 * SECOND));
+    confirmed(&mut clock, &[A, B], 30 * SECOND);
     assert_eq!(clock.advance(30 * SECOND), Watermark(95 * SECOND), "the highest known");
+    confirmed(&mut clock, &[A, B], 90 * SECOND);
     assert_eq!(clock.advance(90 * SECOND), Watermark(155 * SECOND));
     // Back with an event: the watermark waits for it and never goes back.
     clock.observe(A, Some(130 * SECOND), 91 * SECOND);
@@ -87,9 +100,47 @@ fn when_all_are_idle_the_watermark_goes_on_with_the_clock() {
 }
 
 #[test]
+fn an_idle_partition_lets_windows_close_only_on_fresh_word() {
+    let mut clock = SourceWatermark::new(unbounded(), [A, B], 0);
+    caught_up(&mut clock, 0);
+    confirmed(&mut clock, &[A, B], 31 * SECOND);
+    clock.advance(31 * SECOND);
+    // Both got records; the reader has those of A and has not heard of those of B.
+    clock.observe(A, Some(1000 * SECOND), 40 * SECOND);
+    clock.position(A, 20, Some(20), None, 40 * SECOND);
+    assert_eq!(clock.advance(40 * SECOND), Watermark::MIN, "is B really idle?");
+    assert!(clock.needs_confirmation(40 * SECOND));
+    clock.confirm(A, 20, Some(20), 40 * SECOND);
+    clock.confirm(B, 10, Some(12), 40 * SECOND);
+    assert_eq!(clock.advance(40 * SECOND), Watermark::MIN, "it is not");
+    clock.observe(B, Some(100 * SECOND), 41 * SECOND);
+    assert_eq!(clock.advance(41 * SECOND), Watermark(95 * SECOND));
+}
+
+#[test]
+fn while_the_broker_does_not_answer_nothing_is_idle() {
+    let mut clock = SourceWatermark::new(unbounded(), [A, B], 0);
+    clock.observe(A, Some(100 * SECOND), 0);
+    caught_up(&mut clock, 0);
+    confirmed(&mut clock, &[A, B], 30 * SECOND);
+    assert_eq!(clock.advance(40 * SECOND), Watermark(95 * SECOND));
+    assert!(clock.needs_confirmation(60 * SECOND));
+    for partition in [A, B] {
+        clock.confirm(partition, 10, None, 60 * SECOND);
+    }
+    let held = clock.advance(60 * SECOND);
+    assert_eq!(clock.advance(10 * MINUTE), held);
+    // It answers, and records wait that the reader had not heard of.
+    clock.confirm(A, 10, Some(12), 10 * MINUTE);
+    clock.confirm(B, 10, Some(10), 10 * MINUTE);
+    assert_eq!(clock.advance(10 * MINUTE), held);
+}
+
+#[test]
 fn without_any_event_there_is_no_watermark_however_long_it_takes() {
     let mut clock = SourceWatermark::new(unbounded(), [A, B], 0);
     caught_up(&mut clock, 0);
+    confirmed(&mut clock, &[A, B], 1000 * HOUR);
     assert_eq!(clock.advance(1000 * HOUR), Watermark::MIN);
 }
 
@@ -127,6 +178,7 @@ fn a_partition_an_hour_ahead_is_not_read_while_another_is_behind() {
     clock.observe(A, Some(2 * HOUR), 0);
     clock.position(B, 1000, Some(1000), None, 0);
     assert_eq!(clock.next_partition(&[B]), None);
+    confirmed(&mut clock, &[B], 31 * SECOND);
     clock.advance(31 * SECOND);
     assert_eq!(clock.next_partition(&[B]), Some(A));
 }
@@ -148,7 +200,9 @@ fn a_restart_remembers_watermarks_and_idleness() {
     let mut clock = SourceWatermark::new(unbounded(), [A, B], 0);
     clock.observe(A, Some(100 * SECOND), 0);
     caught_up(&mut clock, 0);
+    confirmed(&mut clock, &[A, B], 60 * SECOND);
     clock.advance(60 * SECOND);
+    clock.advance(61 * SECOND);
     let (source, memory) = (clock.current(), clock.memory());
     assert!(source > Watermark(95 * SECOND));
     assert!(memory[&B].idle);

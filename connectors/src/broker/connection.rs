@@ -39,10 +39,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
 async fn serve_frames(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let local = stream.local_addr()?;
-    let peer = Peer {
-        remote: peer,
-        local,
-    };
+    let peer = Peer { remote: peer, local };
     let (read, write) = stream.into_split();
     let (queue, queued) = mpsc::channel(PIPELINE_MAX);
     tokio::select! {
@@ -61,13 +58,8 @@ async fn read_requests(
         let Some((frame, permit)) = read_frame(&mut stream, &shared.inflight).await? else {
             return Ok(());
         };
-        let pending = dispatch::start(frame, peer, &shared)
-            .await
-            .map_err(io::Error::other)?;
-        let queued = Queued {
-            pending,
-            _permit: permit,
-        };
+        let pending = dispatch::start(frame, peer, &shared).await.map_err(io::Error::other)?;
+        let queued = Queued { pending, _permit: permit };
         if queue.send(queued).await.is_err() {
             return Ok(());
         }
@@ -101,9 +93,7 @@ async fn read_frame(
     };
     let length = usize::try_from((&prefix[..]).get_i32()).unwrap_or(usize::MAX);
     if length > FRAME_BYTES_MAX {
-        return Err(io::Error::other(
-            "the request is longer than the largest frame",
-        ));
+        return Err(io::Error::other("the request is longer than the largest frame"));
     }
     let kibibytes = u32::try_from(length.div_ceil(1024)).map_err(io::Error::other)?;
     let permit = Arc::clone(inflight).acquire_many_owned(kibibytes);

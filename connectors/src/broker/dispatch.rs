@@ -15,6 +15,7 @@ use tidemill_contract::{Error, Result};
 
 use super::Shared;
 use super::api;
+use super::guard::Guarded;
 
 /// A future of a row's handler.
 pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -36,7 +37,18 @@ pub(super) struct Call {
     pub(super) version: i16,
     correlation_id: i32,
     body: Bytes,
+    trial: Trial,
 }
+
+/// Whether a body must be decoded on trial first; see [`Guarded`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    Needed,
+    Spared,
+}
+
+/// Only records make a request long: everything else names topics, partitions and members.
+const ADMIN_FRAME_BYTES_MAX: usize = 4 << 20;
 
 /// A request that was started.
 pub(super) enum Pending {
@@ -115,31 +127,31 @@ pub(super) async fn start(frame: Bytes, peer: Peer, shared: &Arc<Shared>) -> Res
             let answer = encode(correlation_id, 0, &api::api_versions::unsupported());
             return Ok(Pending::Answer(Box::pin(async move { answer })));
         }
-        return Err(malformed(format!(
-            "request {key} in version {version} is not known"
-        )));
+        return Err(malformed(format!("request {key} in version {version} is not known")));
     }
-    let mut body = frame;
-    let header = RequestHeader::decode(&mut body, api.key.request_header_version(version))
+    if api.key != ApiKey::Produce && frame.len() > ADMIN_FRAME_BYTES_MAX {
+        return Err(malformed(format!("request {key} is longer than such a request can be")));
+    }
+    let header_version = api.key.request_header_version(version);
+    let mut guarded = Guarded::new(frame);
+    let header = RequestHeader::decode(&mut guarded, header_version)
         .map_err(|error| malformed(error.to_string()))?;
-    let client_id = header
-        .client_id
-        .map_or_else(String::new, |id| id.as_str().to_owned());
+    let body = guarded.into_rest();
+    // Header version 2 goes with variable-length encodings, which need no trial.
+    let trial = if header_version < 2 { Trial::Needed } else { Trial::Spared };
+    let client_id = header.client_id.map_or_else(String::new, |id| id.as_str().to_owned());
     let shared = Arc::clone(shared);
-    (api.start)(Call {
-        shared,
-        peer,
-        client_id,
-        version,
-        correlation_id,
-        body,
-    })
-    .await
+    (api.start)(Call { shared, peer, client_id, version, correlation_id, body, trial }).await
 }
 
 /// Decodes the body of a call.
 pub(super) fn decode<R: Decodable>(call: &mut Call) -> Result<R> {
-    R::decode(&mut call.body, call.version).map_err(|error| malformed(error.to_string()))
+    let body = std::mem::take(&mut call.body);
+    let failed = |error| malformed(format!("{error}"));
+    if call.trial == Trial::Needed {
+        R::decode(&mut Guarded::trial(body.clone()), call.version).map_err(failed)?;
+    }
+    R::decode(&mut Guarded::new(body), call.version).map_err(failed)
 }
 
 /// Encodes the response to a call as a frame.
@@ -181,9 +193,7 @@ fn encode<R: Encodable + HeaderVersion>(
         Ok(frame) => Ok(frame.freeze()),
         Err(error) => {
             tracing::error!(error = %error, version, "could not encode a response");
-            Err(Error::internal(format!(
-                "could not encode a response: {error}"
-            )))
+            Err(Error::internal(format!("could not encode a response: {error}")))
         }
     }
 }

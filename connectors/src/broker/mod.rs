@@ -22,6 +22,7 @@ mod config;
 mod connection;
 mod dispatch;
 mod group;
+mod guard;
 mod server;
 mod storage;
 
@@ -68,12 +69,9 @@ impl Broker {
         let (storage, thread) =
             opened.map_err(|_| Error::internal("opening the broker's data panicked"))??;
         let listener = TcpListener::bind(config.listen).await.map_err(|error| {
-            Error::unavailable(
-                "TM610",
-                format!("the broker cannot listen on {}", config.listen),
-            )
-            .because(error.to_string())
-            .help("choose another address, or port 0 for a free one")
+            Error::unavailable("TM610", format!("the broker cannot listen on {}", config.listen))
+                .because(error.to_string())
+                .help("choose another address, or port 0 for a free one")
         })?;
         let address = listener
             .local_addr()
@@ -85,20 +83,10 @@ impl Broker {
             config,
         });
         let stop = watch::Sender::new(false);
-        let server = tokio::spawn(server::accept(
-            listener,
-            Arc::clone(&shared),
-            stop.subscribe(),
-        ));
+        let server = tokio::spawn(server::accept(listener, Arc::clone(&shared), stop.subscribe()));
         let upkeep = tokio::spawn(server::upkeep(shared, stop.subscribe()));
         tracing::info!(address = %address, "embedded broker is listening");
-        Ok(Self {
-            address,
-            stop,
-            server,
-            upkeep,
-            storage: Some(thread),
-        })
+        Ok(Self { address, stop, server, upkeep, storage: Some(thread) })
     }
 
     /// Where it listens; the port is the real one if 0 was asked for.

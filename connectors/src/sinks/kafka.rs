@@ -13,14 +13,7 @@ use crate::{format, log};
 pub(super) const KIND: SinkKind = SinkKind {
     names: &["kafka"],
     delivery: Delivery::Topic,
-    options: &[
-        "connector",
-        "topic",
-        "topic.*",
-        "format",
-        "properties.*",
-        "key.fields",
-    ],
+    options: &["connector", "topic", "topic.*", "format", "properties.*", "key.fields"],
     check,
 };
 

@@ -55,16 +55,11 @@ pub fn delivery(spec: &SinkSpec) -> Result<Delivery> {
 }
 
 fn find(spec: &SinkSpec) -> Result<&'static SinkKind> {
-    let name = spec
-        .options
-        .require("connector", &format!("sink '{}'", spec.name))?;
-    SINKS
-        .iter()
-        .find(|kind| kind.names.contains(&name))
-        .ok_or_else(|| {
-            let known: Vec<&str> = SINKS.iter().flat_map(|kind| kind.names).copied().collect();
-            Error::invalid("TM550", format!("unknown connector '{name}'"))
-                .at(spec.options.span("connector"))
-                .help(format!("known sink connectors: {}", known.join(", ")))
-        })
+    let name = spec.options.require("connector", &format!("sink '{}'", spec.name))?;
+    SINKS.iter().find(|kind| kind.names.contains(&name)).ok_or_else(|| {
+        let known: Vec<&str> = SINKS.iter().flat_map(|kind| kind.names).copied().collect();
+        Error::invalid("TM550", format!("unknown connector '{name}'"))
+            .at(spec.options.span("connector"))
+            .help(format!("known sink connectors: {}", known.join(", ")))
+    })
 }

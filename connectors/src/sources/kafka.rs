@@ -38,10 +38,7 @@ fn check(spec: &SourceSpec) -> Result<()> {
     if by_time && millis.is_none_or(|text| text.parse::<i64>().is_err()) {
         return Err(Error::invalid(
             "TM551",
-            format!(
-                "source '{}': 'scan.startup.timestamp-millis' must be a number",
-                spec.name
-            ),
+            format!("source '{}': 'scan.startup.timestamp-millis' must be a number", spec.name),
         )
         .at(options.span("scan.startup.timestamp-millis"))
         .help("milliseconds since the epoch, e.g. '1700000000000'"));
@@ -56,11 +53,9 @@ fn check(spec: &SourceSpec) -> Result<()> {
 
 fn one_of(spec: &SourceSpec, key: &str, modes: &[&str]) -> Result<()> {
     match spec.options.get(key) {
-        Some(mode) if !modes.contains(&mode) => Err(bad_option(
-            &spec.options,
-            key,
-            &format!("one of {}", modes.join(", ")),
-        )),
+        Some(mode) if !modes.contains(&mode) => {
+            Err(bad_option(&spec.options, key, &format!("one of {}", modes.join(", "))))
+        }
         _ => Ok(()),
     }
 }

@@ -49,8 +49,7 @@ pub const COMMON_OPTIONS: &[&str] = &[
 pub fn validate(spec: &SourceSpec) -> Result<()> {
     let kind = find(spec)?;
     let known: Vec<&str> = COMMON_OPTIONS.iter().chain(kind.options).copied().collect();
-    spec.options
-        .reject_unknown(&known, &format!("source '{}'", spec.name))?;
+    spec.options.reject_unknown(&known, &format!("source '{}'", spec.name))?;
     (kind.check)(spec)
 }
 
@@ -64,22 +63,13 @@ pub fn open(spec: &SourceSpec, done: BTreeSet<String>) -> Result<Option<Box<dyn 
 }
 
 fn find(spec: &SourceSpec) -> Result<&'static SourceKind> {
-    let name = spec
-        .options
-        .require("connector", &format!("source '{}'", spec.name))?;
-    SOURCES
-        .iter()
-        .find(|kind| kind.names.contains(&name))
-        .ok_or_else(|| {
-            let known: Vec<&str> = SOURCES
-                .iter()
-                .flat_map(|kind| kind.names)
-                .copied()
-                .collect();
-            Error::invalid("TM550", format!("unknown connector '{name}'"))
-                .at(spec.options.span("connector"))
-                .help(format!("known source connectors: {}", known.join(", ")))
-        })
+    let name = spec.options.require("connector", &format!("source '{}'", spec.name))?;
+    SOURCES.iter().find(|kind| kind.names.contains(&name)).ok_or_else(|| {
+        let known: Vec<&str> = SOURCES.iter().flat_map(|kind| kind.names).copied().collect();
+        Error::invalid("TM550", format!("unknown connector '{name}'"))
+            .at(spec.options.span("connector"))
+            .help(format!("known source connectors: {}", known.join(", ")))
+    })
 }
 
 /// A wrong value of an option.
@@ -118,8 +108,5 @@ fn duration(options: &Options, key: &str) -> Result<Option<Duration>> {
         "d" | "day" | "days" => 86_400_000,
         _ => return Err(wrong()),
     };
-    number
-        .checked_mul(millis_per_unit)
-        .map(|ms| Some(Duration::from_millis(ms)))
-        .ok_or_else(wrong)
+    number.checked_mul(millis_per_unit).map(|ms| Some(Duration::from_millis(ms))).ok_or_else(wrong)
 }

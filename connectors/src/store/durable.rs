@@ -54,11 +54,7 @@ impl DurableLocalStore {
         let inner = LocalFileSystem::new_with_prefix(&absolute).map_err(|e| fail(e.to_string()))?;
         // Staged names must differ between processes and between restarts of one.
         let seed = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
-        Ok(Self {
-            inner,
-            root: absolute,
-            staged: AtomicU64::new(seed),
-        })
+        Ok(Self { inner, root: absolute, staged: AtomicU64::new(seed) })
     }
 
     /// A hidden name beside the target: `#` and digits, which listings leave out.
@@ -87,10 +83,7 @@ fn sorted(
 }
 
 fn generic(error: io::Error) -> object_store::Error {
-    object_store::Error::Generic {
-        store: NAME,
-        source: Box::new(error),
-    }
+    object_store::Error::Generic { store: NAME, source: Box::new(error) }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -101,27 +94,16 @@ async fn blocking<T: Send + 'static>(
 
 /// Makes a folder and its missing parents, and syncs each folder that got a new entry.
 fn make_folders(folder: &FsPath) -> io::Result<()> {
-    let missing: Vec<&FsPath> = folder
-        .ancestors()
-        .take_while(|path| !path.exists())
-        .collect();
+    let missing: Vec<&FsPath> = folder.ancestors().take_while(|path| !path.exists()).collect();
     if missing.is_empty() {
         return Ok(());
     }
     fs::create_dir_all(folder)?;
-    missing
-        .iter()
-        .rev()
-        .filter_map(|path| path.parent())
-        .try_for_each(sync_folder)
+    missing.iter().rev().filter_map(|path| path.parent()).try_for_each(sync_folder)
 }
 
 fn sync_folder(folder: &FsPath) -> io::Result<()> {
-    let folder = if folder.as_os_str().is_empty() {
-        FsPath::new(".")
-    } else {
-        folder
-    };
+    let folder = if folder.as_os_str().is_empty() { FsPath::new(".") } else { folder };
     File::open(folder)?.sync_all()
 }
 
@@ -131,10 +113,7 @@ fn sync_entry(path: &FsPath) -> io::Result<()> {
 }
 
 fn write_staged(staging: &FsPath, payload: &PutPayload) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(staging)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(staging)?;
     for chunk in payload {
         file.write_all(chunk)?;
     }
@@ -151,11 +130,7 @@ fn place(
     let folder = target.parent().unwrap_or(FsPath::new("."));
     make_folders(folder).map_err(generic)?;
     let moved = write_staged(staging, payload).and_then(|()| {
-        if create {
-            fs::hard_link(staging, target)
-        } else {
-            fs::rename(staging, target)
-        }
+        if create { fs::hard_link(staging, target) } else { fs::rename(staging, target) }
     });
     if create || moved.is_err() {
         // The link has its own name; a failed try leaves nothing behind.
@@ -195,10 +170,7 @@ impl ObjectStore for DurableLocalStore {
         let staging = self.staging_path(&target);
         blocking(move || {
             place(&staging, &target, &payload, create)?;
-            Ok(PutResult {
-                e_tag: None,
-                version: None,
-            })
+            Ok(PutResult { e_tag: None, version: None })
         })
         .await
     }

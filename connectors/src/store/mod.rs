@@ -5,6 +5,7 @@
 //! right after a write, and never shows credentials.
 
 mod durable;
+mod prefixed;
 mod s3;
 
 use std::collections::BTreeMap;
@@ -52,16 +53,13 @@ pub fn open(url: &str, options: &BTreeMap<String, String>) -> Result<Store> {
             no_options("file", options)?;
             Ok(Arc::new(DurableLocalStore::open(&decode_path(path)?)?))
         }
-        Some((scheme, _)) => Err(Error::invalid(
-            "TM531",
-            format!("unknown bucket scheme '{scheme}'"),
-        )
-        .help("use file:///folder, s3://bucket/prefix or memory://")),
+        Some((scheme, _)) => {
+            Err(Error::invalid("TM531", format!("unknown bucket scheme '{scheme}'"))
+                .help("use file:///folder, s3://bucket/prefix or memory://"))
+        }
         None => {
             no_options("file", options)?;
-            Ok(Arc::new(DurableLocalStore::open(std::path::Path::new(
-                url,
-            ))?))
+            Ok(Arc::new(DurableLocalStore::open(std::path::Path::new(url))?))
         }
     }
 }
@@ -75,10 +73,7 @@ pub async fn put_new(store: &Store, path: &Path, bytes: Bytes) -> Result<PutOutc
     let mut waits = RETRY_WAITS.iter();
     loop {
         let payload = PutPayload::from_bytes(bytes.clone());
-        let options = PutOptions {
-            mode: PutMode::Create,
-            ..PutOptions::default()
-        };
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let Err(error) = store.put_opts(path, payload, options).await else {
             return Ok(PutOutcome::Created);
         };
@@ -176,10 +171,7 @@ pub(crate) fn failure(what: &str, path: &Path, error: &object_store::Error) -> E
 fn no_options(kind: &str, options: &BTreeMap<String, String>) -> Result<()> {
     match options.keys().next() {
         None => Ok(()),
-        Some(key) => Err(Error::invalid(
-            "TM531",
-            format!("a {kind} bucket has no option '{key}'"),
-        )),
+        Some(key) => Err(Error::invalid("TM531", format!("a {kind} bucket has no option '{key}'"))),
     }
 }
 

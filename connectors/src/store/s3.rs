@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::path::Path;
-use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 use tidemill_contract::{Error, Result};
 
 use super::Store;
+use super::prefixed::PrefixedStore;
 
 /// Whole-request deadline: a large Parquet file over a slow line still fits.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -58,10 +58,8 @@ pub(super) fn open(location: &str, options: &BTreeMap<String, String>) -> Result
             }
             "virtual_hosted_style" => builder.with_virtual_hosted_style_request(flag(key, value)?),
             _ => {
-                return Err(
-                    Error::invalid("TM531", format!("an s3 bucket has no option '{key}'"))
-                        .help(format!("known options: {}", OPTIONS.join(", "))),
-                );
+                return Err(Error::invalid("TM531", format!("an s3 bucket has no option '{key}'"))
+                    .help(format!("known options: {}", OPTIONS.join(", "))));
             }
         };
     }
@@ -91,7 +89,7 @@ pub(super) fn open(location: &str, options: &BTreeMap<String, String>) -> Result
     if prefix.as_ref().is_empty() {
         return Ok(Arc::new(store));
     }
-    Ok(Arc::new(PrefixStore::new(store, prefix)))
+    Ok(Arc::new(PrefixedStore::new(store, prefix)))
 }
 
 /// Plain HTTP to this very machine needs no extra permission.
@@ -105,9 +103,6 @@ fn flag(key: &str, value: &str) -> Result<bool> {
     match value {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
-        _ => Err(Error::invalid(
-            "TM531",
-            format!("bucket option '{key}' must be true or false"),
-        )),
+        _ => Err(Error::invalid("TM531", format!("bucket option '{key}' must be true or false"))),
     }
 }

@@ -37,9 +37,7 @@ fn config(dir: &Path) -> BrokerConfig {
 }
 
 async fn start(dir: &TempDir) -> Broker {
-    Broker::start(config(dir.path()))
-        .await
-        .expect("the broker starts")
+    Broker::start(config(dir.path())).await.expect("the broker starts")
 }
 
 fn text(value: &'static str) -> StrBytes {
@@ -51,9 +49,7 @@ fn create(wire: &mut Wire, topic: &str) {
         .with_name(name(topic))
         .with_num_partitions(1)
         .with_replication_factor(1);
-    let request = CreateTopicsRequest::default()
-        .with_topics(vec![topic])
-        .with_timeout_ms(10_000);
+    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
     assert_eq!(wire.ask(5, &request).topics[0].error_code, 0);
 }
 
@@ -77,10 +73,7 @@ fn ask_all<R: Request>(
     announced: &mut Vec<(i16, i16, i16)>,
     request: impl Fn(i16) -> R,
 ) {
-    let place = announced
-        .iter()
-        .position(|(key, _, _)| *key == R::KEY)
-        .expect("it is announced");
+    let place = announced.iter().position(|(key, _, _)| *key == R::KEY).expect("it is announced");
     let (_, min, max) = announced.swap_remove(place);
     for version in min.max(R::VERSIONS.min)..=max {
         wire.ask(version, &request(version));
@@ -102,9 +95,7 @@ async fn every_announced_version_answers() {
     ask_record_requests(&mut wire, &mut announced);
     ask_group_requests(&mut wire, &mut announced);
     ask_all(&mut wire, &mut announced, |_| ApiVersionsRequest::default());
-    ask_all(&mut wire, &mut announced, |_| {
-        DescribeClusterRequest::default()
-    });
+    ask_all(&mut wire, &mut announced, |_| DescribeClusterRequest::default());
     ask_all(&mut wire, &mut announced, |_| {
         InitProducerIdRequest::default().with_transactional_id(None)
     });
@@ -123,14 +114,8 @@ fn ask_topic_requests(wire: &mut Wire, announced: &mut Vec<(i16, i16, i16)>) {
     ask_all(wire, announced, |_| {
         let topic =
             |topic| metadata_request::MetadataRequestTopic::default().with_name(Some(name(topic)));
-        let topics = vec![
-            topic("topic-5"),
-            topic("created-by-asking"),
-            topic("not/valid"),
-        ];
-        MetadataRequest::default()
-            .with_topics(Some(topics))
-            .with_allow_auto_topic_creation(true)
+        let topics = vec![topic("topic-5"), topic("created-by-asking"), topic("not/valid")];
+        MetadataRequest::default().with_topics(Some(topics)).with_allow_auto_topic_creation(true)
     });
     ask_all(wire, announced, |_| {
         let topic =
@@ -155,11 +140,7 @@ fn ask_topic_requests(wire: &mut Wire, announced: &mut Vec<(i16, i16, i16)>) {
                 .with_resource_name(text(name))
                 .with_configuration_keys(None)
         };
-        let resources = vec![
-            resource(2, "topic-5"),
-            resource(2, "none"),
-            resource(4, "1"),
-        ];
+        let resources = vec![resource(2, "topic-5"), resource(2, "none"), resource(4, "1")];
         DescribeConfigsRequest::default().with_resources(resources)
     });
 }
@@ -177,9 +158,7 @@ fn ask_record_requests(wire: &mut Wire, announced: &mut Vec<(i16, i16, i16)>) {
         let topic = fetch_request::FetchTopic::default()
             .with_topic(name("topic-5"))
             .with_partitions(vec![partition(0), partition(9)]);
-        FetchRequest::default()
-            .with_max_bytes(1 << 20)
-            .with_topics(vec![topic])
+        FetchRequest::default().with_max_bytes(1 << 20).with_topics(vec![topic])
     });
     ask_all(wire, announced, |_| {
         let partition = list_offsets_request::ListOffsetsPartition::default();
@@ -187,9 +166,7 @@ fn ask_record_requests(wire: &mut Wire, announced: &mut Vec<(i16, i16, i16)>) {
         let topic = list_offsets_request::ListOffsetsTopic::default()
             .with_name(name("topic-5"))
             .with_partitions(
-                partitions
-                    .map(|time| partition.clone().with_timestamp(time))
-                    .to_vec(),
+                partitions.map(|time| partition.clone().with_timestamp(time)).to_vec(),
             );
         ListOffsetsRequest::default().with_topics(vec![topic])
     });
@@ -226,12 +203,8 @@ fn ask_group_requests(wire: &mut Wire, announced: &mut Vec<(i16, i16, i16)>) {
             .with_protocol_type(text("consumer"))
             .with_protocols(vec![protocol])
     });
-    ask_all(wire, announced, |_| {
-        SyncGroupRequest::default().with_group_id(group())
-    });
-    ask_all(wire, announced, |_| {
-        HeartbeatRequest::default().with_group_id(group())
-    });
+    ask_all(wire, announced, |_| SyncGroupRequest::default().with_group_id(group()));
+    ask_all(wire, announced, |_| HeartbeatRequest::default().with_group_id(group()));
     ask_all(wire, announced, |version| match version {
         0..3 => LeaveGroupRequest::default().with_group_id(group()),
         _ => LeaveGroupRequest::default()
@@ -240,11 +213,8 @@ fn ask_group_requests(wire: &mut Wire, announced: &mut Vec<(i16, i16, i16)>) {
     });
     ask_offset_requests(wire, announced);
     ask_all(wire, announced, |_| {
-        DescribeGroupsRequest::default().with_groups(
-            ["group", "outsider", "nobody"]
-                .map(|id| GroupId(text(id)))
-                .to_vec(),
-        )
+        DescribeGroupsRequest::default()
+            .with_groups(["group", "outsider", "nobody"].map(|id| GroupId(text(id))).to_vec())
     });
     ask_all(wire, announced, |_| ListGroupsRequest::default());
     ask_all(wire, announced, |_| {
@@ -283,10 +253,7 @@ fn ask_offset_requests(wire: &mut Wire, announced: &mut Vec<(i16, i16, i16)>) {
             .with_partition_indexes(indexes);
         let group = offset_fetch_request::OffsetFetchRequestGroup::default()
             .with_group_id(GroupId(text("outsider")));
-        let groups = vec![
-            group.clone().with_topics(Some(vec![topic])),
-            group.with_topics(None),
-        ];
+        let groups = vec![group.clone().with_topics(Some(vec![topic])), group.with_topics(None)];
         OffsetFetchRequest::default().with_groups(groups)
     });
 }
@@ -311,23 +278,24 @@ async fn hostile_bytes_end_one_connection_only() {
     let broker = start(&dir).await;
     let mut good = Wire::connect(broker.address());
     create(&mut good, "topic");
-    let frames: [&[u8]; 5] = [
+    let frames: [&[u8]; 8] = [
         b"",
         b"GET / HTTP/1.1\r\n\r\n",
         // A request nobody knows, a header that stops in the middle, a body of nonsense.
         &[127, 127, 0, 0, 0, 0, 0, 7],
         &[0, 3, 0, 9, 0, 0, 0, 7, 0],
         &[0, 0, 0, 9, 0, 0, 0, 7, 255, 255, 0, 200, 200, 200, 200],
+        // Arrays that claim two thousand million elements, in both encodings of lengths.
+        &[0, 3, 0, 1, 0, 0, 0, 7, 255, 255, 127, 255, 255, 255],
+        &[0, 3, 0, 9, 0, 0, 0, 7, 255, 255, 0, 255, 255, 255, 255, 15],
+        &[0, 3, 0, 9, 0, 0, 0, 7, 255, 255, 255, 255, 255, 255, 15],
     ];
     for frame in frames {
         let mut wire = Wire::connect(broker.address());
         wire.send_raw(frame);
         assert!(wire.receive().is_none(), "the connection is closed");
     }
-    assert_eq!(
-        good.produce("topic", batch(NOBODY, &["fine"])).base_offset,
-        0
-    );
+    assert_eq!(good.produce("topic", batch(NOBODY, &["fine"])).base_offset, 0);
     broker.stop().await.unwrap();
 }
 
@@ -349,14 +317,8 @@ async fn broken_batches_are_refused_whole() {
         ResponseError::try_from_code(code).expect("it is refused")
     };
     assert_eq!(refused(changed(last, b'!')), ResponseError::CorruptMessage);
-    assert_eq!(
-        refused(changed(16, 1)),
-        ResponseError::UnsupportedForMessageFormat
-    );
-    assert_eq!(
-        refused(good.slice(..good.len() - 1)),
-        ResponseError::CorruptMessage
-    );
+    assert_eq!(refused(changed(16, 1)), ResponseError::UnsupportedForMessageFormat);
+    assert_eq!(refused(good.slice(..good.len() - 1)), ResponseError::CorruptMessage);
     assert_eq!(refused(good.slice(..30)), ResponseError::CorruptMessage);
     assert_eq!(refused(Bytes::new()), ResponseError::InvalidRecord);
     // A header whose record count is a lie, with a checksum that fits.
@@ -379,69 +341,32 @@ async fn a_repeated_batch_is_stored_once() {
     let broker = start(&dir).await;
     let mut wire = Wire::connect(broker.address());
     create(&mut wire, "topic");
-    let id = wire.ask(
-        4,
-        &InitProducerIdRequest::default().with_transactional_id(None),
-    );
+    let id = wire.ask(4, &InitProducerIdRequest::default().with_transactional_id(None));
     let (id, epoch) = (id.producer_id.0, id.producer_epoch);
-    let at = |sequence| {
-        batch(
-            Writer {
-                id,
-                epoch,
-                sequence,
-            },
-            &["a", "b"],
-        )
-    };
+    let at = |sequence| batch(Writer { id, epoch, sequence }, &["a", "b"]);
     for number in 0..7 {
-        assert_eq!(
-            wire.produce("topic", at(number * 2)).base_offset,
-            i64::from(number) * 2
-        );
+        assert_eq!(wire.produce("topic", at(number * 2)).base_offset, i64::from(number) * 2);
     }
     for number in 2..7 {
         let repeated = wire.produce("topic", at(number * 2));
-        assert_eq!(
-            (repeated.error_code, repeated.base_offset),
-            (0, i64::from(number) * 2)
-        );
+        assert_eq!((repeated.error_code, repeated.base_offset), (0, i64::from(number) * 2));
     }
     let out_of_order = ResponseError::OutOfOrderSequenceNumber.code();
-    assert_eq!(
-        wire.produce("topic", at(20)).error_code,
-        out_of_order,
-        "a gap"
-    );
-    assert_eq!(
-        wire.produce("topic", at(0)).error_code,
-        out_of_order,
-        "too old to be known"
-    );
+    assert_eq!(wire.produce("topic", at(20)).error_code, out_of_order, "a gap");
+    assert_eq!(wire.produce("topic", at(0)).error_code, out_of_order, "too old to be known");
     assert_eq!(bounds(&mut wire, "topic"), (0, 14));
     broker.stop().await.unwrap();
 
     let broker = start(&dir).await;
     let mut wire = Wire::connect(broker.address());
     let repeated = wire.produce("topic", at(12));
-    assert_eq!(
-        (repeated.error_code, repeated.base_offset),
-        (0, 12),
-        "known after a restart"
-    );
+    assert_eq!((repeated.error_code, repeated.base_offset), (0, 12), "known after a restart");
     assert_eq!(wire.produce("topic", at(14)).base_offset, 14);
-    let newer = Writer {
-        id,
-        epoch: epoch + 1,
-        sequence: 0,
-    };
+    let newer = Writer { id, epoch: epoch + 1, sequence: 0 };
     assert_eq!(wire.produce("topic", batch(newer, &["c"])).base_offset, 16);
     let fenced = ResponseError::InvalidProducerEpoch.code();
     assert_eq!(wire.produce("topic", at(16)).error_code, fenced);
-    let next = wire.ask(
-        4,
-        &InitProducerIdRequest::default().with_transactional_id(None),
-    );
+    let next = wire.ask(4, &InitProducerIdRequest::default().with_transactional_id(None));
     assert!(next.producer_id.0 > id, "ids are never given twice");
     broker.stop().await.unwrap();
 }
@@ -456,31 +381,20 @@ async fn transactions_are_refused_clearly() {
     let transactional = || Some(TransactionalId(text("transaction")));
     let init = InitProducerIdRequest::default().with_transactional_id(transactional());
     assert_eq!(wire.ask(4, &init).error_code, refused);
-    let find = FindCoordinatorRequest::default()
-        .with_key(text("transaction"))
-        .with_key_type(1);
+    let find = FindCoordinatorRequest::default().with_key(text("transaction")).with_key_type(1);
     let found = wire.ask(3, &find);
     assert_eq!(found.error_code, refused);
-    assert!(
-        found
-            .error_message
-            .is_some_and(|message| message.contains("Apache Kafka"))
-    );
+    assert!(found.error_message.is_some_and(|message| message.contains("Apache Kafka")));
     let produce = produce_request("topic", batch(NOBODY, &["one"]));
     let produced = wire.ask(9, &produce.with_transactional_id(transactional()));
-    assert_eq!(
-        produced.responses[0].partition_responses[0].error_code,
-        refused
-    );
+    assert_eq!(produced.responses[0].partition_responses[0].error_code, refused);
     broker.stop().await.unwrap();
 }
 
 /// The segment files of partition 0, oldest first.
 fn segments(dir: &TempDir, topic: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir.path().join(format!("{topic}-0"))).expect("the partition");
-    let mut paths: Vec<PathBuf> = entries
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
     paths.sort();
     paths
@@ -503,29 +417,14 @@ async fn a_torn_tail_is_cut_and_nothing_else() {
     next[..8].copy_from_slice(&6_i64.to_be_bytes());
     let mut broken = next.clone();
     *broken.last_mut().unwrap() ^= 1;
-    let tails = [
-        &next[..20],
-        &next[..next.len() - 1],
-        &broken[..],
-        &[0; 4096][..],
-        b"garbage",
-    ];
+    let tails = [&next[..20], &next[..next.len() - 1], &broken[..], &[0; 4096][..], b"garbage"];
     for tail in tails {
-        OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .unwrap()
-            .write_all(tail)
-            .unwrap();
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(tail).unwrap();
         let broker = start(&dir).await;
         let mut wire = Wire::connect(broker.address());
         assert_eq!(bounds(&mut wire, "topic"), (0, 6));
         broker.stop().await.unwrap();
-        assert_eq!(
-            fs::read(&path).unwrap(),
-            whole,
-            "what was acknowledged is untouched"
-        );
+        assert_eq!(fs::read(&path).unwrap(), whole, "what was acknowledged is untouched");
     }
     let broker = start(&dir).await;
     let mut wire = Wire::connect(broker.address());
@@ -536,10 +435,7 @@ async fn a_torn_tail_is_cut_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_data_is_an_error_not_a_repair() {
     let dir = tempfile::tempdir().unwrap();
-    let small = BrokerConfig {
-        segment_bytes: 300,
-        ..config(dir.path())
-    };
+    let small = BrokerConfig { segment_bytes: 300, ..config(dir.path()) };
     let broker = Broker::start(small.clone()).await.unwrap();
     let mut wire = Wire::connect(broker.address());
     create(&mut wire, "topic");
@@ -552,28 +448,17 @@ async fn lost_data_is_an_error_not_a_repair() {
 
     let closed = fs::read(&paths[1]).unwrap();
     fs::write(&paths[1], &closed[..closed.len() - 1]).unwrap();
-    let error = Broker::start(small.clone())
-        .await
-        .expect_err("a closed segment is torn");
+    let error = Broker::start(small.clone()).await.expect_err("a closed segment is torn");
     assert_eq!((error.kind, error.code), (ErrorKind::Corrupt, "TM613"));
     fs::remove_file(&paths[1]).unwrap();
-    let error = Broker::start(small.clone())
-        .await
-        .expect_err("a segment is missing");
+    let error = Broker::start(small.clone()).await.expect_err("a segment is missing");
     assert_eq!(error.kind, ErrorKind::Corrupt);
     fs::write(&paths[1], &closed).unwrap();
-    let broker = Broker::start(small.clone())
-        .await
-        .expect("it is whole again");
-    assert_eq!(
-        bounds(&mut Wire::connect(broker.address()), "topic"),
-        (0, 30)
-    );
+    let broker = Broker::start(small.clone()).await.expect("it is whole again");
+    assert_eq!(bounds(&mut Wire::connect(broker.address()), "topic"), (0, 30));
     broker.stop().await.unwrap();
     fs::remove_file(dir.path().join("topics.json")).unwrap();
-    let error = Broker::start(small)
-        .await
-        .expect_err("the list of topics is gone");
+    let error = Broker::start(small).await.expect_err("the list of topics is gone");
     assert_eq!(error.kind, ErrorKind::Corrupt);
 }
 
@@ -581,9 +466,7 @@ async fn lost_data_is_an_error_not_a_repair() {
 async fn one_directory_serves_one_broker() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(&dir).await;
-    let error = Broker::start(config(dir.path()))
-        .await
-        .expect_err("the directory is in use");
+    let error = Broker::start(config(dir.path())).await.expect_err("the directory is in use");
     assert_eq!((error.kind, error.code), (ErrorKind::Conflict, "TM614"));
     broker.stop().await.unwrap();
     start(&dir).await.stop().await.unwrap();
@@ -597,10 +480,7 @@ async fn a_frame_beyond_the_limit_closes_the_connection() {
     stream.write_all(&(200_i32 << 20).to_be_bytes()).unwrap();
     let mut answer = Vec::new();
     let read = std::io::Read::read_to_end(&mut stream, &mut answer);
-    assert!(
-        read.is_err() || answer.is_empty(),
-        "closed without an answer"
-    );
+    assert!(read.is_err() || answer.is_empty(), "closed without an answer");
     Wire::connect(broker.address()).ask(3, &ApiVersionsRequest::default());
     broker.stop().await.unwrap();
 }

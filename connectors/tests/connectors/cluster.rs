@@ -31,11 +31,7 @@ pub(crate) struct Embedded {
 impl Embedded {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut cluster = Self {
-            dir,
-            port: free_ports(),
-            child: None,
-        };
+        let mut cluster = Self { dir, port: free_ports(), child: None };
         cluster.spawn();
         cluster
     }
@@ -43,12 +39,7 @@ impl Embedded {
     fn spawn(&mut self) {
         let binary = std::env::current_exe().expect("the path of this test binary");
         let mut child = Command::new(binary)
-            .args([
-                "--exact",
-                "cluster::broker_process",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["--exact", "cluster::broker_process", "--ignored", "--nocapture"])
             .env("TIDEMILL_TEST_BROKER_DIR", self.dir.path())
             .env("TIDEMILL_TEST_BROKER_PORT", self.port.to_string())
             .stdin(Stdio::piped())
@@ -57,17 +48,14 @@ impl Embedded {
             .spawn()
             .expect("the broker process starts");
         let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
-        let ready = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .any(|line| line.starts_with("listening"));
+        let ready = lines.by_ref().map_while(Result::ok).any(|line| line.starts_with("listening"));
         assert!(ready, "the broker process says when it listens");
         self.child = Some(child);
         // Whatever else it says belongs to the test's output.
         std::thread::spawn(move || {
-            lines
-                .map_while(Result::ok)
-                .for_each(|line| eprintln!("{line}"))
+            for line in lines.map_while(Result::ok) {
+                eprintln!("{line}");
+            }
         });
     }
 
@@ -111,10 +99,7 @@ fn broker_process() {
     let Ok(dir) = std::env::var("TIDEMILL_TEST_BROKER_DIR") else {
         return;
     };
-    let port = std::env::var("TIDEMILL_TEST_BROKER_PORT")
-        .unwrap()
-        .parse()
-        .unwrap();
+    let port = std::env::var("TIDEMILL_TEST_BROKER_PORT").unwrap().parse().unwrap();
     let config = BrokerConfig {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         data_dir: PathBuf::from(dir),
@@ -145,10 +130,7 @@ impl ApacheKafka {
             }
         }
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let cluster = Self {
-            dir,
-            port: free_ports(),
-        };
+        let cluster = Self { dir, port: free_ports() };
         cluster.run("fetch")?;
         cluster.run("start").expect("Apache Kafka starts");
         Ok(cluster)
@@ -187,10 +169,7 @@ impl Cluster for ApacheKafka {
 impl Drop for ApacheKafka {
     fn drop(&mut self) {
         if let Err(reason) = self.run("kill") {
-            eprintln!(
-                "Apache Kafka on port {} was left running: {reason}",
-                self.port
-            );
+            eprintln!("Apache Kafka on port {} was left running: {reason}", self.port);
         }
     }
 }

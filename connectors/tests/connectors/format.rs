@@ -25,18 +25,11 @@ fn raw(payloads: &[Option<&[u8]>]) -> RawBatch {
             headers: Vec::new(),
         })
         .collect();
-    RawBatch {
-        partition: PartitionId(0),
-        records,
-        next_offset: payloads.len() as i64,
-    }
+    RawBatch { partition: PartitionId(0), records, next_offset: payloads.len() as i64 }
 }
 
 fn texts(payloads: &[&str]) -> RawBatch {
-    raw(&payloads
-        .iter()
-        .map(|text| Some(text.as_bytes()))
-        .collect::<Vec<_>>())
+    raw(&payloads.iter().map(|text| Some(text.as_bytes())).collect::<Vec<_>>())
 }
 
 fn decoder(fields: Vec<Field>) -> JsonDecoder {
@@ -96,29 +89,14 @@ fn decimals_are_exact_and_round_half_away_from_zero() {
     assert_eq!(value("0.1"), Ok(10));
     assert_eq!(value("-0.005"), Ok(-1));
     assert_eq!(value("1.995"), Ok(200));
-    assert_eq!(
-        value("1.9949999999999999999999999999999999999999999"),
-        Ok(199)
-    );
+    assert_eq!(value("1.9949999999999999999999999999999999999999999"), Ok(199));
     assert_eq!(value("1e2"), Ok(10_000));
     assert_eq!(value("12345e-3"), Ok(1235));
     assert_eq!(value("9999999999.99"), Ok(999_999_999_999));
-    assert!(
-        value("10000000000")
-            .unwrap_err()
-            .contains("too many digits")
-    );
+    assert!(value("10000000000").unwrap_err().contains("too many digits"));
     assert!(value("1e999999999").is_err());
     assert_eq!(value("1e-999999999"), Ok(0));
-    for bad in [
-        "\"\"",
-        "\"-\"",
-        "\".\"",
-        "\"1.2.3\"",
-        "\"1e\"",
-        "\"abc\"",
-        "\"1 000\"",
-    ] {
+    for bad in ["\"\"", "\"-\"", "\".\"", "\"1.2.3\"", "\"1e\"", "\"abc\"", "\"1 000\""] {
         assert!(value(bad).is_err(), "{bad}");
     }
 }
@@ -127,11 +105,8 @@ fn decimals_are_exact_and_round_half_away_from_zero() {
 fn times_come_from_text_and_from_numbers() {
     let kind = DataType::Timestamp(TimeUnit::Microsecond, None);
     let value = |text: &str| {
-        decode_one(Field::new("t", kind.clone(), true), text).map(|rows| {
-            rows.column(0)
-                .as_primitive::<TimestampMicrosecondType>()
-                .value(0)
-        })
+        decode_one(Field::new("t", kind.clone(), true), text)
+            .map(|rows| rows.column(0).as_primitive::<TimestampMicrosecondType>().value(0))
     };
     let noon = 1_291_205_160_000_000;
     assert_eq!(value("\"2010-12-01 12:06:00\""), Ok(noon));
@@ -141,32 +116,17 @@ fn times_come_from_text_and_from_numbers() {
     assert_eq!(value("1291205160000"), Ok(noon));
     assert_eq!(value("\"1291205160000\""), Ok(noon));
     assert_eq!(value("1291205160000.5"), Ok(noon + 500));
-    assert!(
-        value("\"yesterday\"")
-            .unwrap_err()
-            .contains("point in time")
-    );
+    assert!(value("\"yesterday\"").unwrap_err().contains("point in time"));
     assert!(value("9223372036854775807").is_err());
 
     let mut options = Options::default();
     options.insert("json.epoch-unit", "s", None);
     let schema = Arc::new(Schema::new(vec![Field::new("t", kind.clone(), true)]));
     let mut in_seconds = JsonDecoder::new(Arc::clone(&schema), &options).unwrap();
-    let rows = in_seconds
-        .decode(&texts(&["{\"t\":1291205160}"]))
-        .unwrap()
-        .rows;
-    assert_eq!(
-        rows.column(0)
-            .as_primitive::<TimestampMicrosecondType>()
-            .value(0),
-        noon
-    );
+    let rows = in_seconds.decode(&texts(&["{\"t\":1291205160}"])).unwrap().rows;
+    assert_eq!(rows.column(0).as_primitive::<TimestampMicrosecondType>().value(0), noon);
     options.insert("json.epoch-unit", "weeks", None);
-    assert_eq!(
-        JsonDecoder::new(schema, &options).unwrap_err().code,
-        "TM551"
-    );
+    assert_eq!(JsonDecoder::new(schema, &options).unwrap_err().code, "TM551");
 
     let day = decode_one(Field::new("t", DataType::Date32, true), "\"1970-01-02\"").unwrap();
     assert_eq!(day.column(0).as_primitive::<Date32Type>().value(0), 1);
@@ -198,11 +158,7 @@ fn nested_values_and_bytes() {
             DataType::List(Arc::new(Field::new("item", DataType::Int32, true))),
             true,
         ),
-        Field::new(
-            "points",
-            DataType::List(Arc::new(Field::new("item", point, true))),
-            true,
-        ),
+        Field::new("points", DataType::List(Arc::new(Field::new("item", point, true))), true),
         Field::new("counts", DataType::Map(Arc::new(entries), false), true),
         Field::new("blob", DataType::Binary, true),
         Field::new("yes", DataType::Boolean, true),
@@ -222,26 +178,16 @@ fn nested_values_and_bytes() {
     let decoded = decoder(fields).decode(&texts(&payloads)).unwrap();
     assert_eq!(decoded.record_index, vec![0, 7]);
     assert_eq!(decoded.faults.len(), 6);
-    assert!(
-        decoded.faults[0].1.reason.contains("column 'tags'"),
-        "{:?}",
-        decoded.faults[0]
-    );
-    assert!(
-        decoded.faults[1].1.reason.contains("column 'points'"),
-        "{:?}",
-        decoded.faults[1]
-    );
+    assert!(decoded.faults[0].1.reason.contains("column 'tags'"), "{:?}", decoded.faults[0]);
+    assert!(decoded.faults[1].1.reason.contains("column 'points'"), "{:?}", decoded.faults[1]);
     assert_eq!(decoded.rows.column(3).as_binary::<i32>().value(1), b"hi");
     assert_eq!(decoded.rows.column(0).as_list::<i32>().value(0).len(), 3);
 }
 
 #[test]
 fn not_null_is_a_check_of_its_row() {
-    let fields = vec![
-        Field::new("id", DataType::Utf8, false),
-        Field::new("n", DataType::Int32, false),
-    ];
+    let fields =
+        vec![Field::new("id", DataType::Utf8, false), Field::new("n", DataType::Int32, false)];
     let decoded = decoder(fields)
         .decode(&texts(&[
             r#"{"id":"a","n":1}"#,
@@ -251,11 +197,8 @@ fn not_null_is_a_check_of_its_row() {
         ]))
         .unwrap();
     assert_eq!(decoded.record_index, vec![0, 3]);
-    let stages: Vec<_> = decoded
-        .faults
-        .iter()
-        .map(|(index, fault)| (*index, fault.stage))
-        .collect();
+    let stages: Vec<_> =
+        decoded.faults.iter().map(|(index, fault)| (*index, fault.stage)).collect();
     assert_eq!(stages, vec![(1, "check"), (2, "check")]);
     assert!(!decoded.rows.schema().field(0).is_nullable());
 }
@@ -302,14 +245,10 @@ fn poison_never_takes_its_batch_mates_along() {
     }
     payloads.push(Some(b"{\"id\":2}"));
     let batch = raw(&payloads);
-    let decoded = decoder(vec![Field::new("id", DataType::Int64, true)])
-        .decode(&batch)
-        .unwrap();
+    let decoded = decoder(vec![Field::new("id", DataType::Int64, true)]).decode(&batch).unwrap();
     assert_eq!(decoded.tombstones as usize, POISON.len());
     let bad: Vec<u32> = decoded.faults.iter().map(|(index, _)| *index).collect();
-    let wanted: Vec<u32> = (0..POISON.len() as u32)
-        .map(|index| index * 3 + 1)
-        .collect();
+    let wanted: Vec<u32> = (0..POISON.len() as u32).map(|index| index * 3 + 1).collect();
     assert_eq!(bad, wanted);
     for (index, fault) in &decoded.faults {
         assert_eq!(Some(&fault.raw[..]), payloads[*index as usize]);
@@ -322,29 +261,16 @@ fn poison_never_takes_its_batch_mates_along() {
 
 #[test]
 fn deep_nesting_and_many_keys_are_survived() {
-    let deep = format!(
-        "{{\"id\":1,\"x\":{}1{}}}",
-        "[".repeat(10_000),
-        "]".repeat(10_000)
-    );
+    let deep = format!("{{\"id\":1,\"x\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
     let wide: String = (0..100_000).map(|n| format!("\"k{n}\":{n},")).collect();
     let wide = format!("{{{wide}\"id\":2}}");
     let twice = "{\"id\":3,\"id\":4}";
     let decoded = decoder(vec![Field::new("id", DataType::Int64, true)])
         .decode(&texts(&[&deep, &wide, twice]))
         .unwrap();
-    let ids: Vec<i64> = decoded
-        .rows
-        .column(0)
-        .as_primitive::<Int64Type>()
-        .values()
-        .to_vec();
+    let ids: Vec<i64> = decoded.rows.column(0).as_primitive::<Int64Type>().values().to_vec();
     assert_eq!(decoded.rows.num_rows() + decoded.faults.len(), 3);
-    assert_eq!(
-        ids.last(),
-        Some(&4),
-        "of a repeated key the last value counts"
-    );
+    assert_eq!(ids.last(), Some(&4), "of a repeated key the last value counts");
 }
 
 #[test]
@@ -360,10 +286,8 @@ fn large_batches_keep_order_whatever_is_bad() {
         })
         .collect();
     let batch = texts(&text.iter().map(String::as_str).collect::<Vec<_>>());
-    let fields = vec![
-        Field::new("id", DataType::Int64, false),
-        Field::new("name", DataType::Utf8, true),
-    ];
+    let fields =
+        vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8, true)];
     let mut decoder = decoder(fields);
     for _ in 0..2 {
         let decoded = decoder.decode(&batch).unwrap();
@@ -371,22 +295,11 @@ fn large_batches_keep_order_whatever_is_bad() {
         let good: Vec<u32> = (0..count).filter(|n| !is_bad(n)).collect();
         let bad: Vec<u32> = (0..count).filter(is_bad).collect();
         assert_eq!(decoded.record_index, good);
-        assert_eq!(
-            decoded.faults.iter().map(|(n, _)| *n).collect::<Vec<_>>(),
-            bad
-        );
-        let ids = decoded
-            .rows
-            .column(0)
-            .as_primitive::<Int64Type>()
-            .values()
-            .to_vec();
+        assert_eq!(decoded.faults.iter().map(|(n, _)| *n).collect::<Vec<_>>(), bad);
+        let ids = decoded.rows.column(0).as_primitive::<Int64Type>().values().to_vec();
         assert_eq!(ids, good.iter().map(|n| i64::from(*n)).collect::<Vec<_>>());
         let names: &StringArray = decoded.rows.column(1).as_string();
-        assert_eq!(
-            names.value(names.len() - 1),
-            format!("row {}", good[good.len() - 1])
-        );
+        assert_eq!(names.value(names.len() - 1), format!("row {}", good[good.len() - 1]));
     }
 }
 
@@ -395,11 +308,7 @@ fn what_is_encoded_decodes_to_the_same() {
     let schema: SchemaRef = Arc::new(Schema::new(vec![
         Field::new("s", DataType::Utf8, true),
         Field::new("d", DataType::Decimal128(20, 3), true),
-        Field::new(
-            "t",
-            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-            true,
-        ),
+        Field::new("t", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
         Field::new("b", DataType::Binary, true),
         Field::new("f", DataType::Float64, true),
     ]));
@@ -419,28 +328,7 @@ fn what_is_encoded_decodes_to_the_same() {
 
 #[test]
 fn no_columns_at_all_still_count_rows() {
-    let decoded = decoder(Vec::new())
-        .decode(&texts(&["{\"a\":1}", "[", "{}"]))
-        .unwrap();
+    let decoded = decoder(Vec::new()).decode(&texts(&["{\"a\":1}", "[", "{}"])).unwrap();
     assert_eq!(decoded.rows.num_rows(), 2);
     assert_eq!(decoded.faults.len(), 1);
-}
-
-#[test]
-fn zz_timing() {
-    let text: Vec<String> = (0..8192_u32).map(|n| format!(
-        "{{\"order_id\":\"o{n:012}\",\"customer_id\":\"c{n:08}\",\"product_id\":\"p{:05}\",\"category\":\"garden\",\"quantity\":{},\"unit_price\":{}.{:02},\"currency\":\"GBP\",\"country\":\"United Kingdom\",\"channel\":\"web\",\"ordered_at\":{},\"status\":\"paid\",\"note\":\"leave at the door please\"}}",
-        n % 10000, n % 9 + 1, n % 50, n % 100, 1_700_000_000_000_u64 + u64::from(n))).collect();
-    let batch = texts(&text.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut decoder = decoder(vec![
-        Field::new("product_id", DataType::Utf8, true),
-        Field::new("quantity", DataType::Int32, true),
-        Field::new("unit_price", DataType::Decimal128(12, 2), true),
-        Field::new("ordered_at", DataType::Timestamp(TimeUnit::Microsecond, None), true),
-    ]);
-    for _ in 0..3 {
-        let begin = std::time::Instant::now();
-        for _ in 0..50 { assert_eq!(decoder.decode(&batch).unwrap().rows.num_rows(), 8192); }
-        eprintln!("{} ns/row of {} bytes", begin.elapsed().as_nanos() / (50 * 8192), text[0].len());
-    }
 }

@@ -7,7 +7,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::OwnedMessage;
+use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 use rdkafka::{Offset, TopicPartitionList};
@@ -17,9 +17,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a future to its end on a small runtime.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(future)
 }
 
@@ -37,20 +35,14 @@ pub(crate) fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
 }
 
 pub(crate) fn admin_options() -> AdminOptions {
-    AdminOptions::new()
-        .operation_timeout(Some(PATIENCE))
-        .request_timeout(Some(PATIENCE))
+    AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE))
 }
 
 /// Creates a topic and waits until its partitions are known.
 pub(crate) fn create_topic(brokers: &str, name: &str, partitions: i32, settings: &[(&str, &str)]) {
     let created = try_create_topic(brokers, name, partitions, settings);
     created.unwrap_or_else(|error| panic!("topic {name} is created: {error}"));
-    wait_for_partitions(
-        brokers,
-        name,
-        usize::try_from(partitions).expect("a positive count"),
-    );
+    wait_for_partitions(brokers, name, usize::try_from(partitions).expect("a positive count"));
 }
 
 pub(crate) fn try_create_topic(
@@ -66,31 +58,19 @@ pub(crate) fn try_create_topic(
     let admin = admin(brokers);
     let results = block_on(admin.create_topics(&[topic], &admin_options()));
     let results = results.expect("the broker answers");
-    results
-        .into_iter()
-        .next()
-        .expect("one result")
-        .map(|_| ())
-        .map_err(|(_, code)| code)
+    results.into_iter().next().expect("one result").map(|_| ()).map_err(|(_, code)| code)
 }
 
 /// Number of partitions; `None` for no such topic.
 pub(crate) fn partitions(brokers: &str, topic: &str) -> Option<usize> {
     let consumer: BaseConsumer = client(brokers).create().expect("a consumer");
-    let metadata = consumer
-        .fetch_metadata(Some(topic), PATIENCE)
-        .expect("metadata");
-    let topic = metadata
-        .topics()
-        .iter()
-        .find(|found| found.name() == topic)?;
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
+    let topic = metadata.topics().iter().find(|found| found.name() == topic)?;
     (topic.error().is_none() && !topic.partitions().is_empty()).then(|| topic.partitions().len())
 }
 
 pub(crate) fn wait_for_partitions(brokers: &str, topic: &str, count: usize) {
-    wait_until("the partitions are known", || {
-        partitions(brokers, topic) == Some(count)
-    });
+    wait_until("the partitions are known", || partitions(brokers, topic) == Some(count));
 }
 
 /// Polls a condition until it holds.
@@ -105,10 +85,7 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 /// A producer that waits for every replica.
 pub(crate) fn producer(brokers: &str, settings: &[(&str, &str)]) -> FutureProducer {
     let mut config = client(brokers);
-    config
-        .set("acks", "all")
-        .set("linger.ms", "5")
-        .set("message.timeout.ms", "60000");
+    config.set("acks", "all").set("linger.ms", "5").set("message.timeout.ms", "60000");
     config.set("message.max.bytes", "9000000");
     for (name, value) in settings {
         config.set(*name, *value);
@@ -125,26 +102,18 @@ pub(crate) fn produce(
 ) -> Vec<i64> {
     let mut deliveries = Vec::with_capacity(payloads.len());
     for payload in payloads {
-        let record = FutureRecord::<(), _>::to(topic)
-            .partition(partition)
-            .payload(payload);
+        let record = FutureRecord::<(), _>::to(topic).partition(partition).payload(payload);
         deliveries.push(enqueue(producer, record));
     }
     let delivered = block_on(async {
         let mut offsets = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
             let delivered = delivery.await.expect("the producer lives");
-            offsets.push(
-                delivered
-                    .unwrap_or_else(|(error, _)| panic!("{error}"))
-                    .offset,
-            );
+            offsets.push(delivered.unwrap_or_else(|(error, _)| panic!("{error}")).offset);
         }
         offsets
     });
-    producer
-        .flush(Timeout::After(PATIENCE))
-        .expect("nothing is left to send");
+    producer.flush(Timeout::After(PATIENCE)).expect("nothing is left to send");
     delivered
 }
 
@@ -162,15 +131,9 @@ pub(crate) fn enqueue<'a>(
 /// A consumer of explicit positions.
 pub(crate) fn consumer(brokers: &str, settings: &[(&str, &str)]) -> BaseConsumer {
     let mut config = client(brokers);
-    config
-        .set("group.id", "suite")
-        .set("enable.auto.commit", "false");
-    config
-        .set("auto.offset.reset", "error")
-        .set("check.crcs", "true");
-    config
-        .set("isolation.level", "read_committed")
-        .set("fetch.wait.max.ms", "500");
+    config.set("group.id", "suite").set("enable.auto.commit", "false");
+    config.set("auto.offset.reset", "error").set("check.crcs", "true");
+    config.set("isolation.level", "read_committed").set("fetch.wait.max.ms", "500");
     for (name, value) in settings {
         config.set(*name, *value);
     }
@@ -180,8 +143,7 @@ pub(crate) fn consumer(brokers: &str, settings: &[(&str, &str)]) -> BaseConsumer
 /// Puts a consumer at one place.
 pub(crate) fn assign(consumer: &BaseConsumer, topic: &str, partition: i32, offset: Offset) {
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, partition, offset)
-        .expect("a valid offset");
+    list.add_partition_offset(topic, partition, offset).expect("a valid offset");
     consumer.assign(&list).expect("an assignment");
 }
 
@@ -233,7 +195,45 @@ pub(crate) fn watermarks(brokers: &str, topic: &str, partition: i32) -> (i64, i6
 
 /// Payloads `0..count` as numbered texts of at least `bytes` bytes.
 pub(crate) fn numbered(count: usize, bytes: usize) -> Vec<Vec<u8>> {
-    (0..count)
-        .map(|number| format!("{number:0bytes$}").into_bytes())
-        .collect()
+    (0..count).map(|number| format!("{number:0bytes$}").into_bytes()).collect()
+}
+
+/// A member of a group that reads from the start.
+pub(crate) fn member(brokers: &str, group: &str, settings: &[(&str, &str)]) -> BaseConsumer {
+    let mut all = vec![
+        ("group.id", group),
+        ("auto.offset.reset", "earliest"),
+        ("session.timeout.ms", "6000"),
+        ("heartbeat.interval.ms", "500"),
+        ("partition.assignment.strategy", "range"),
+    ];
+    all.extend_from_slice(settings);
+    consumer(brokers, &all)
+}
+
+fn assigned(consumer: &BaseConsumer) -> usize {
+    consumer.assignment().expect("an assignment").count()
+}
+
+/// Polls members until their partition counts are as wanted.
+pub(crate) fn poll_until(members: &[&BaseConsumer], wanted: &[usize]) {
+    wait_until(&format!("the members have {wanted:?} partitions"), || {
+        for member in members {
+            while member.poll(Duration::from_millis(20)).is_some() {}
+        }
+        members.iter().zip(wanted).all(|(member, wanted)| assigned(member) == *wanted)
+    });
+}
+
+/// Every record of a partition: offset and payload.
+pub(crate) fn read_all(brokers: &str, topic: &str, partition: i32) -> Vec<(i64, Vec<u8>)> {
+    let (low, high) = watermarks(brokers, topic, partition);
+    let consumer = consumer(brokers, &[]);
+    assign(&consumer, topic, partition, Offset::Offset(low));
+    let mut read = Vec::new();
+    while read.last().is_none_or(|(offset, _)| *offset < high - 1) && low < high {
+        let message = next(&consumer);
+        read.push((message.offset(), message.payload().expect("a payload").to_vec()));
+    }
+    read
 }

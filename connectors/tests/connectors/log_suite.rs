@@ -19,9 +19,9 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::cluster::{ApacheKafka, Cluster, Embedded};
 use crate::log_client::{
-    PATIENCE, admin, admin_options, assign, block_on, consumer, create_topic, enqueue, next,
-    numbered, partitions, produce, producer, try_create_topic, wait_for_partitions, wait_until,
-    watermarks,
+    PATIENCE, admin, admin_options, assign, block_on, consumer, create_topic, enqueue, member,
+    next, numbered, partitions, poll_until, produce, producer, read_all, try_create_topic,
+    wait_for_partitions, wait_until, watermarks,
 };
 
 /// Makes the table of cases and one test per case on the embedded broker.
@@ -77,10 +77,7 @@ fn apache_kafka_passes_the_same_cases() {
         let started = Instant::now();
         let passed = catch_unwind(AssertUnwindSafe(|| case(&mut cluster))).is_ok();
         let outcome = if passed { "ok" } else { "FAILED" };
-        eprintln!(
-            "Apache Kafka: {name} ... {outcome} ({:.1?})",
-            started.elapsed()
-        );
+        eprintln!("Apache Kafka: {name} ... {outcome} ({:.1?})", started.elapsed());
         if !passed {
             failed.push(*name);
         }
@@ -101,10 +98,7 @@ fn fetch_starts_at_any_offset(cluster: &mut dyn Cluster) {
         for offset in start..(start + 50).min(2_000) {
             let message = next(&consumer);
             assert_eq!(message.offset(), offset);
-            assert_eq!(
-                message.payload(),
-                Some(payloads[offset as usize].as_slice())
-            );
+            assert_eq!(message.payload(), Some(payloads[offset as usize].as_slice()));
         }
     }
 }
@@ -113,10 +107,7 @@ fn keys_headers_and_times_survive(cluster: &mut dyn Cluster) {
     let (brokers, topic) = (cluster.brokers(), "headers");
     // The times below are years ago: Kafka keeps a week by default.
     create_topic(&brokers, topic, 1, &[("retention.ms", "-1")]);
-    let header = Header {
-        key: "tm-unit",
-        value: Some(&[0_u8, 255][..]),
-    };
+    let header = Header { key: "tm-unit", value: Some(&[0_u8, 255][..]) };
     let record = FutureRecord::to(topic)
         .key("customer-1")
         .payload("order")
@@ -131,10 +122,7 @@ fn keys_headers_and_times_survive(cluster: &mut dyn Cluster) {
     assert_eq!(message.key(), Some(b"customer-1".as_slice()));
     assert_eq!(message.timestamp().to_millis(), Some(1_300_000_000_123));
     let headers = message.headers().expect("headers");
-    assert_eq!(
-        (headers.count(), headers.get(0).value),
-        (1, Some(&[0_u8, 255][..]))
-    );
+    assert_eq!((headers.count(), headers.get(0).value), (1, Some(&[0_u8, 255][..])));
 }
 
 fn a_long_poll_ends_with_the_first_record(cluster: &mut dyn Cluster) {
@@ -151,10 +139,7 @@ fn a_long_poll_ends_with_the_first_record(cluster: &mut dyn Cluster) {
         let sent = Instant::now();
         produce(&producer, topic, 0, &numbered(1, 10));
         next(&consumer);
-        assert!(
-            sent.elapsed() < Duration::from_secs(5),
-            "the fetch did not end with the record"
-        );
+        assert!(sent.elapsed() < Duration::from_secs(5), "the fetch did not end with the record");
     }
 }
 
@@ -176,16 +161,9 @@ fn offsets_are_found_by_time(cluster: &mut dyn Cluster) {
     let consumer = consumer(&brokers, &[]);
     let found = |time: i64| {
         let mut wanted = TopicPartitionList::new();
-        wanted
-            .add_partition_offset(topic, 0, Offset::Offset(time))
-            .expect("a valid time");
-        let found = consumer
-            .offsets_for_times(wanted, PATIENCE)
-            .expect("an answer");
-        found
-            .find_partition(topic, 0)
-            .expect("the partition")
-            .offset()
+        wanted.add_partition_offset(topic, 0, Offset::Offset(time)).expect("a valid time");
+        let found = consumer.offsets_for_times(wanted, PATIENCE).expect("an answer");
+        found.find_partition(topic, 0).expect("the partition").offset()
     };
     assert_eq!(found(start - 5), Offset::Offset(0));
     assert_eq!(found(start), Offset::Offset(0));
@@ -193,41 +171,6 @@ fn offsets_are_found_by_time(cluster: &mut dyn Cluster) {
     assert_eq!(found(start + 499_500), Offset::Offset(500));
     assert_eq!(found(start + 999_000), Offset::Offset(999));
     assert_eq!(found(start + 999_001), Offset::End);
-}
-
-/// A member of a group that reads from the start.
-fn member(brokers: &str, group: &str, settings: &[(&str, &str)]) -> BaseConsumer {
-    let mut all = vec![
-        ("group.id", group),
-        ("auto.offset.reset", "earliest"),
-        ("session.timeout.ms", "6000"),
-        ("heartbeat.interval.ms", "500"),
-        ("partition.assignment.strategy", "range"),
-    ];
-    all.extend_from_slice(settings);
-    consumer(brokers, &all)
-}
-
-fn assigned(consumer: &BaseConsumer) -> usize {
-    consumer.assignment().expect("an assignment").count()
-}
-
-/// Polls members until their partition counts are as wanted; returns what they read meanwhile.
-fn poll_until(members: &[&BaseConsumer], wanted: &[usize]) -> Vec<(i32, i64)> {
-    let mut read = Vec::new();
-    wait_until(&format!("the members have {wanted:?} partitions"), || {
-        for member in members {
-            while let Some(message) = member.poll(Duration::from_millis(20)) {
-                let Ok(message) = message else { continue };
-                read.push((message.partition(), message.offset()));
-            }
-        }
-        members
-            .iter()
-            .zip(wanted)
-            .all(|(member, wanted)| assigned(member) == *wanted)
-    });
-    read
 }
 
 fn a_group_of_two_rebalances(cluster: &mut dyn Cluster) {
@@ -245,10 +188,7 @@ fn a_group_of_two_rebalances(cluster: &mut dyn Cluster) {
     poll_until(&[&first, &second], &[2, 2]);
     let of = |member: &BaseConsumer| {
         let list = member.assignment().expect("an assignment");
-        list.elements()
-            .iter()
-            .map(|element| element.partition())
-            .collect::<Vec<_>>()
+        list.elements().iter().map(|element| element.partition()).collect::<Vec<_>>()
     };
     let mut all = [of(&first), of(&second)].concat();
     all.sort_unstable();
@@ -269,10 +209,7 @@ fn a_silent_member_loses_its_partitions(cluster: &mut dyn Cluster) {
     let gone = Instant::now();
     drop(second);
     poll_until(&[&first], &[2]);
-    assert!(
-        gone.elapsed() > Duration::from_secs(2),
-        "the session ended too early"
-    );
+    assert!(gone.elapsed() > Duration::from_secs(2), "the session ended too early");
 }
 
 fn committed_offsets_survive(cluster: &mut dyn Cluster) {
@@ -283,8 +220,7 @@ fn committed_offsets_survive(cluster: &mut dyn Cluster) {
     reader.subscribe(&[topic]).expect("a subscription");
     poll_until(&[&reader], &[2]);
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, 1, Offset::Offset(42))
-        .expect("a valid offset");
+    list.add_partition_offset(topic, 1, Offset::Offset(42)).expect("a valid offset");
     reader.commit(&list, CommitMode::Sync).expect("a commit");
     drop(reader);
     let committed = |brokers: &str| {
@@ -297,11 +233,7 @@ fn committed_offsets_survive(cluster: &mut dyn Cluster) {
             let Ok(found) = reader.committed_offsets(list.clone(), Duration::from_secs(5)) else {
                 return false;
             };
-            offsets = found
-                .elements()
-                .iter()
-                .map(|element| element.offset())
-                .collect();
+            offsets = found.elements().iter().map(|element| element.offset()).collect();
             true
         });
         offsets
@@ -312,11 +244,7 @@ fn committed_offsets_survive(cluster: &mut dyn Cluster) {
     let reader = member(&brokers, "committers", &[]);
     reader.subscribe(&[topic]).expect("a subscription");
     let message = next(&reader);
-    assert_eq!(
-        (message.partition(), message.offset()),
-        (1, 42),
-        "reading goes on at the commit"
-    );
+    assert_eq!((message.partition(), message.offset()), (1, 42), "reading goes on at the commit");
 }
 
 fn five_megabyte_messages_pass(cluster: &mut dyn Cluster) {
@@ -330,20 +258,12 @@ fn five_megabyte_messages_pass(cluster: &mut dyn Cluster) {
     let consumer = consumer(&brokers, &[]);
     assign(&consumer, topic, 0, Offset::Beginning);
     for payload in &payloads {
-        assert!(
-            next(&consumer).payload() == Some(payload.as_slice()),
-            "the payload is the same"
-        );
+        assert!(next(&consumer).payload() == Some(payload.as_slice()), "the payload is the same");
     }
     let too_large = vec![0; 8_500_000];
-    let record = FutureRecord::<(), _>::to(topic)
-        .partition(0)
-        .payload(&too_large);
+    let record = FutureRecord::<(), _>::to(topic).partition(0).payload(&too_large);
     let refused = block_on(producer.send(record, PATIENCE)).expect_err("it is too large");
-    assert_eq!(
-        refused.0.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::MessageSizeTooLarge)
-    );
+    assert_eq!(refused.0.rdkafka_error_code(), Some(RDKafkaErrorCode::MessageSizeTooLarge));
 }
 
 fn every_compression_passes(cluster: &mut dyn Cluster) {
@@ -352,30 +272,20 @@ fn every_compression_passes(cluster: &mut dyn Cluster) {
     let payloads = numbered(500, 200);
     let codecs = ["none", "gzip", "snappy", "lz4", "zstd"];
     for codec in codecs {
-        let producer = producer(
-            &brokers,
-            &[("compression.type", codec), ("linger.ms", "50")],
-        );
+        let producer = producer(&brokers, &[("compression.type", codec), ("linger.ms", "50")]);
         produce(&producer, topic, 0, &payloads);
     }
     let consumer = consumer(&brokers, &[]);
     assign(&consumer, topic, 0, Offset::Beginning);
     for codec in codecs {
         for payload in &payloads {
-            assert_eq!(
-                next(&consumer).payload(),
-                Some(payload.as_slice()),
-                "codec {codec}"
-            );
+            assert_eq!(next(&consumer).payload(), Some(payload.as_slice()), "codec {codec}");
         }
     }
     // In the middle of a compressed batch.
     assign(&consumer, topic, 0, Offset::Offset(2_345));
     let message = next(&consumer);
-    assert_eq!(
-        (message.offset(), message.payload()),
-        (2_345, Some(payloads[345].as_slice()))
-    );
+    assert_eq!((message.offset(), message.payload()), (2_345, Some(payloads[345].as_slice())));
 }
 
 fn topics_are_created_grown_and_deleted(cluster: &mut dyn Cluster) {
@@ -399,19 +309,13 @@ fn topics_are_created_grown_and_deleted(cluster: &mut dyn Cluster) {
 
     let deleted = block_on(admin.delete_topics(&[topic], &admin_options())).expect("an answer");
     assert_eq!(deleted, [Ok(topic.to_owned())]);
-    wait_until("the topic is gone", || {
-        partitions(&brokers, topic).is_none()
-    });
+    wait_until("the topic is gone", || partitions(&brokers, topic).is_none());
     let deleted = block_on(admin.delete_topics(&[topic], &admin_options())).expect("an answer");
     let code = deleted[0].as_ref().expect_err("it is gone").1;
     assert_eq!(code, RDKafkaErrorCode::UnknownTopicOrPartition);
 
     create_topic(&brokers, topic, 3, &[]);
-    assert_eq!(
-        watermarks(&brokers, topic, 2),
-        (0, 0),
-        "a new topic of the same name is empty"
-    );
+    assert_eq!(watermarks(&brokers, topic, 2), (0, 0), "a new topic of the same name is empty");
 }
 
 fn topic_settings_are_listed(cluster: &mut dyn Cluster) {
@@ -420,29 +324,10 @@ fn topic_settings_are_listed(cluster: &mut dyn Cluster) {
     let admin = admin(&brokers);
     let wanted = [ResourceSpecifier::Topic(topic)];
     let described = block_on(admin.describe_configs(&wanted, &admin_options())).expect("an answer");
-    let settings = described
-        .into_iter()
-        .next()
-        .expect("one resource")
-        .expect("its settings");
+    let settings = described.into_iter().next().expect("one resource").expect("its settings");
     let value = |name: &str| settings.get(name).and_then(|entry| entry.value.clone());
     assert_eq!(value("retention.ms").as_deref(), Some("86400000"));
     assert_eq!(value("cleanup.policy").as_deref(), Some("delete"));
-}
-
-fn read_all(brokers: &str, topic: &str, partition: i32) -> Vec<(i64, Vec<u8>)> {
-    let (low, high) = watermarks(brokers, topic, partition);
-    let consumer = consumer(brokers, &[]);
-    assign(&consumer, topic, partition, Offset::Offset(low));
-    let mut read = Vec::new();
-    while read.last().is_none_or(|(offset, _)| *offset < high - 1) && low < high {
-        let message = next(&consumer);
-        read.push((
-            message.offset(),
-            message.payload().expect("a payload").to_vec(),
-        ));
-    }
-    read
 }
 
 fn a_restart_keeps_everything(cluster: &mut dyn Cluster) {
@@ -454,10 +339,7 @@ fn a_restart_keeps_everything(cluster: &mut dyn Cluster) {
     cluster.restart();
     assert_eq!(partitions(&brokers, topic), Some(2));
     let read = read_all(&brokers, topic, 0);
-    assert!(
-        read.iter().map(|(_, payload)| payload).eq(&payloads),
-        "the same records come back"
-    );
+    assert!(read.iter().map(|(_, payload)| payload).eq(&payloads), "the same records come back");
     // The producer that was connected before goes on after them.
     assert_eq!(produce(&producer, topic, 0, &numbered(1, 5)), [5_000]);
 }
@@ -468,11 +350,8 @@ fn a_kill_keeps_every_acknowledged_record(cluster: &mut dyn Cluster) {
     let stop = Arc::new(AtomicBool::new(false));
     let acknowledged = Arc::new(AtomicUsize::new(0));
     let writer = {
-        let (brokers, stop, count) = (
-            brokers.clone(),
-            Arc::clone(&stop),
-            Arc::clone(&acknowledged),
-        );
+        let (brokers, stop, count) =
+            (brokers.clone(), Arc::clone(&stop), Arc::clone(&acknowledged));
         std::thread::spawn(move || write_until(&brokers, topic, &stop, &count))
     };
     for round in 1..=5 {
@@ -484,27 +363,17 @@ fn a_kill_keeps_every_acknowledged_record(cluster: &mut dyn Cluster) {
         assert!(acknowledged.load(Ordering::SeqCst) >= 500 * round);
     }
     let seen = acknowledged.load(Ordering::SeqCst);
-    wait_until("writing goes on", || {
-        acknowledged.load(Ordering::SeqCst) > seen
-    });
+    wait_until("writing goes on", || acknowledged.load(Ordering::SeqCst) > seen);
     stop.store(true, Ordering::SeqCst);
     let acknowledged = writer.join().expect("the writer ends");
     let stored: BTreeMap<i64, Vec<u8>> = read_all(&brokers, topic, 0).into_iter().collect();
     for (payload, offset) in &acknowledged {
-        assert_eq!(
-            stored.get(offset),
-            Some(payload),
-            "offset {offset} was acknowledged"
-        );
+        assert_eq!(stored.get(offset), Some(payload), "offset {offset} was acknowledged");
     }
     let mut payloads: Vec<&Vec<u8>> = stored.values().collect();
     payloads.sort_unstable();
     payloads.dedup();
-    assert_eq!(
-        payloads.len(),
-        stored.len(),
-        "an idempotent producer stores nothing twice"
-    );
+    assert_eq!(payloads.len(), stored.len(), "an idempotent producer stores nothing twice");
 }
 
 /// Writes numbered records until told to stop; returns what was acknowledged, with its offset.
@@ -521,9 +390,7 @@ fn write_until(
         let mut deliveries = Vec::new();
         for _ in 0..100 {
             let payload = format!("{number:08}").into_bytes();
-            let record = FutureRecord::<(), _>::to(topic)
-                .partition(0)
-                .payload(&payload);
+            let record = FutureRecord::<(), _>::to(topic).partition(0).payload(&payload);
             deliveries.push((payload.clone(), enqueue(&producer, record)));
             number += 1;
         }
@@ -547,11 +414,7 @@ fn an_idempotent_producer_writes_once_and_in_order(cluster: &mut dyn Cluster) {
     let read = read_all(&brokers, topic, 0);
     assert!(read.iter().map(|(_, payload)| payload).eq(&payloads));
     let offsets = produce(&producer(&brokers, &settings), topic, 0, &payloads[..10]);
-    assert_eq!(
-        offsets.first(),
-        Some(&20_000),
-        "another producer has its own sequence"
-    );
+    assert_eq!(offsets.first(), Some(&20_000), "another producer has its own sequence");
 }
 
 fn deleted_records_are_gone(cluster: &mut dyn Cluster) {
@@ -559,23 +422,14 @@ fn deleted_records_are_gone(cluster: &mut dyn Cluster) {
     create_topic(&brokers, topic, 1, &[]);
     produce(&producer(&brokers, &[]), topic, 0, &numbered(100, 10));
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, 0, Offset::Offset(60))
-        .expect("a valid offset");
+    list.add_partition_offset(topic, 0, Offset::Offset(60)).expect("a valid offset");
     block_on(admin(&brokers).delete_records(&list, &admin_options())).expect("they are deleted");
     assert_eq!(watermarks(&brokers, topic, 0), (60, 100));
     let consumer = consumer(&brokers, &[("auto.offset.reset", "earliest")]);
     assign(&consumer, topic, 0, Offset::Offset(10));
-    assert_eq!(
-        next(&consumer).offset(),
-        60,
-        "an offset that is gone leads to the first"
-    );
+    assert_eq!(next(&consumer).offset(), 60, "an offset that is gone leads to the first");
     cluster.restart();
-    assert_eq!(
-        watermarks(&brokers, topic, 0),
-        (60, 100),
-        "a restart brings nothing back"
-    );
+    assert_eq!(watermarks(&brokers, topic, 0), (60, 100), "a restart brings nothing back");
 }
 
 fn retention_by_size_deletes_the_oldest(cluster: &mut dyn Cluster) {
@@ -591,14 +445,8 @@ fn retention_by_size_deletes_the_oldest(cluster: &mut dyn Cluster) {
         low >= 4_000
     });
     assert!(low <= 6_000, "retention keeps what fits: {low}");
-    let first = read_all(&brokers, topic, 0)
-        .into_iter()
-        .next()
-        .expect("a record");
-    assert_eq!(
-        first.1,
-        payloads[usize::try_from(first.0).expect("an offset")]
-    );
+    let first = read_all(&brokers, topic, 0).into_iter().next().expect("a record");
+    assert_eq!(first.1, payloads[usize::try_from(first.0).expect("an offset")]);
 }
 
 fn retention_by_age_deletes_the_old(cluster: &mut dyn Cluster) {
@@ -606,17 +454,9 @@ fn retention_by_age_deletes_the_old(cluster: &mut dyn Cluster) {
     create_topic(&brokers, topic, 1, &[("retention.ms", "3600000")]);
     let producer = producer(&brokers, &[]);
     let payload = b"old".to_vec();
-    let record = FutureRecord::<(), _>::to(topic)
-        .partition(0)
-        .payload(&payload);
+    let record = FutureRecord::<(), _>::to(topic).partition(0).payload(&payload);
     let old = enqueue(&producer, record.timestamp(1_300_000_000_000));
     assert!(block_on(old).expect("the producer lives").is_ok());
-    wait_until("the old record is deleted", || {
-        watermarks(&brokers, topic, 0) == (1, 1)
-    });
-    assert_eq!(
-        produce(&producer, topic, 0, &numbered(1, 5)),
-        [1],
-        "offsets go on"
-    );
+    wait_until("the old record is deleted", || watermarks(&brokers, topic, 0) == (1, 1));
+    assert_eq!(produce(&producer, topic, 0, &numbered(1, 5)), [1], "offsets go on");
 }

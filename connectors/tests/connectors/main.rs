@@ -1,10 +1,13 @@
 //! Tests of the connectors: the broker and real Kafka under one client suite, sources, sinks.
 
+mod broker;
 mod cluster;
-mod log_client;
-mod log_suite;
 mod format;
 mod log;
+mod log_client;
+mod log_suite;
+mod python_clients;
 mod sinks;
 mod sources;
 mod store;
+mod wire;

@@ -23,19 +23,13 @@ fn sink(options: &[(&str, &str)]) -> SinkSpec {
     for (key, value) in options {
         with.insert(key, *value, None);
     }
-    SinkSpec {
-        name: "big_orders".to_owned(),
-        options: with,
-    }
+    SinkSpec { name: "big_orders".to_owned(), options: with }
 }
 
 fn batch(from: i64, count: i64) -> RecordBatch {
-    let window: TimestampMillisecondArray = (from..from + count)
-        .map(|n| Some(1_291_205_160_000 + n * 60_000))
-        .collect();
-    let country: StringViewArray = (from..from + count)
-        .map(|n| Some(format!("C{n}")))
-        .collect();
+    let window: TimestampMillisecondArray =
+        (from..from + count).map(|n| Some(1_291_205_160_000 + n * 60_000)).collect();
+    let country: StringViewArray = (from..from + count).map(|n| Some(format!("C{n}"))).collect();
     let orders: Int64Array = (from..from + count).map(Some).collect();
     let revenue = Decimal128Array::from_iter_values((from..from + count).map(|n| match n {
         99 => 123_456_789_012_345_678_901_234_567_890_123_999,
@@ -78,49 +72,26 @@ async fn a_version_is_added_once() {
     let view = "sales_per_minute";
     let schema = batch(0, 1).schema();
     assert!(delta::files(&store, view).await.unwrap().is_empty());
-    delta::create_if_missing(&store, view, &schema)
-        .await
-        .unwrap();
-    delta::create_if_missing(&store, view, &schema)
-        .await
-        .unwrap();
-    assert_eq!(
-        delta::committed_version(&store, view, "job").await.unwrap(),
-        None
-    );
+    delta::create_if_missing(&store, view, &schema).await.unwrap();
+    delta::create_if_missing(&store, view, &schema).await.unwrap();
+    assert_eq!(delta::committed_version(&store, view, "job").await.unwrap(), None);
 
     let first = stage(&store, view, "1.parquet", &batch(0, 100)).await;
     let second = stage(&store, view, "2.parquet", &batch(100, 50)).await;
     let add = async |files: &[StagedFile], version| {
-        delta::add_files(&store, view, files, "job", version)
-            .await
-            .unwrap()
+        delta::add_files(&store, view, files, "job", version).await.unwrap()
     };
     assert!(add(std::slice::from_ref(&first), 1).await);
-    assert!(
-        !add(std::slice::from_ref(&first), 1).await,
-        "a repeat does nothing"
-    );
+    assert!(!add(std::slice::from_ref(&first), 1).await, "a repeat does nothing");
     assert!(add(std::slice::from_ref(&second), 4).await);
-    assert!(
-        !add(&[first.clone(), second.clone()], 3).await,
-        "nor does an older one"
-    );
+    assert!(!add(&[first.clone(), second.clone()], 3).await, "nor does an older one");
     assert_eq!(
         delta::files(&store, view).await.unwrap(),
-        vec![
-            "tables/sales_per_minute/1.parquet",
-            "tables/sales_per_minute/2.parquet"
-        ]
+        vec!["tables/sales_per_minute/1.parquet", "tables/sales_per_minute/2.parquet"]
     );
-    assert_eq!(
-        delta::committed_version(&store, view, "job").await.unwrap(),
-        Some(4)
-    );
+    assert_eq!(delta::committed_version(&store, view, "job").await.unwrap(), Some(4));
 
-    let log = delta::location(view)
-        .join("_delta_log")
-        .join("00000000000000000001.json");
+    let log = delta::location(view).join("_delta_log").join("00000000000000000001.json");
     let log = store::get(&store, &log).await.unwrap().unwrap();
     let add = String::from_utf8(log.to_vec()).unwrap();
     let add: serde_json::Value = add
@@ -136,42 +107,25 @@ async fn a_version_is_added_once() {
     assert_eq!(stats["nullCount"]["country"], 0);
     assert_eq!(stats["minValues"]["window_start"], "2010-12-01T12:06:00Z");
     let text = add["add"]["stats"].as_str().unwrap();
-    assert!(
-        text.contains("\"revenue\":123456789012345678901234567890123.999"),
-        "{text}"
-    );
+    assert!(text.contains("\"revenue\":123456789012345678901234567890123.999"), "{text}");
 
     let other = Schema::new(vec![Field::new("x", DataType::Int32, true)]);
-    let error = delta::create_if_missing(&store, view, &other)
-        .await
-        .unwrap_err();
+    let error = delta::create_if_missing(&store, view, &other).await.unwrap_err();
     assert_eq!(error.code, "TM563");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_commits_and_a_race_lose_nothing() {
-    let url = std::env::var("TIDEMILL_TEST_S3")
+    let url = std::env::var("TIDEMILL_S3_URL")
         .map(|bucket| format!("{bucket}/delta-test/{}", uuid::Uuid::new_v4()))
         .unwrap_or("memory://".to_owned());
     let store = store::open(&url, &BTreeMap::new()).unwrap();
     let view = "race";
-    delta::create_if_missing(&store, view, &batch(0, 1).schema())
-        .await
-        .unwrap();
+    delta::create_if_missing(&store, view, &batch(0, 1).schema()).await.unwrap();
     // More than one checkpoint interval.
     for version in 1..=60 {
-        let file = stage(
-            &store,
-            view,
-            &format!("a{version}.parquet"),
-            &batch(version, 1),
-        )
-        .await;
-        assert!(
-            delta::add_files(&store, view, &[file], "a", version)
-                .await
-                .unwrap()
-        );
+        let file = stage(&store, view, &format!("a{version}.parquet"), &batch(version, 1)).await;
+        assert!(delta::add_files(&store, view, &[file], "a", version).await.unwrap());
     }
     let file = stage(&store, view, "b.parquet", &batch(0, 1)).await;
     let rivals = (0..4).map(|_| {
@@ -184,26 +138,16 @@ async fn many_commits_and_a_race_lose_nothing() {
     }
     assert_eq!(added, 1, "of rivals with one version, one adds");
     assert_eq!(delta::files(&store, view).await.unwrap().len(), 61);
-    let logs = store::list(&store, &delta::location(view).join("_delta_log"))
-        .await
-        .unwrap();
-    assert!(
-        logs.iter()
-            .any(|path| path.as_ref().ends_with(".checkpoint.parquet")),
-        "{logs:?}"
-    );
+    let logs = store::list(&store, &delta::location(view).join("_delta_log")).await.unwrap();
+    assert!(logs.iter().any(|path| path.as_ref().ends_with(".checkpoint.parquet")), "{logs:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_not_there_is_named() {
     let store = store::open("memory://", &BTreeMap::new()).unwrap();
-    let error = delta::add_files(&store, "nothing", &[], "job", 1)
-        .await
-        .unwrap_err();
+    let error = delta::add_files(&store, "nothing", &[], "job", 1).await.unwrap_err();
     assert_eq!(error.code, "TM565");
-    delta::create_if_missing(&store, "v", &batch(0, 1).schema())
-        .await
-        .unwrap();
+    delta::create_if_missing(&store, "v", &batch(0, 1).schema()).await.unwrap();
     let foreign = StagedFile {
         view: "v".to_owned(),
         path: "elsewhere/1.parquet".to_owned(),
@@ -211,25 +155,15 @@ async fn a_table_that_is_not_there_is_named() {
         rows: 1,
         crc32c: 0,
     };
-    assert!(
-        delta::add_files(&store, "v", &[foreign], "job", 1)
-            .await
-            .is_err()
-    );
+    assert!(delta::add_files(&store, "v", &[foreign], "job", 1).await.is_err());
 }
 
 #[test]
 fn lake_types_lose_no_digit() {
     let dictionary: DictionaryArray<Int32Type> = vec![Some("x"), None].into_iter().collect();
     let rows = RecordBatch::try_from_iter([
-        (
-            "u32",
-            Arc::new(UInt32Array::from(vec![Some(u32::MAX), None])) as ArrayRef,
-        ),
-        (
-            "u64",
-            Arc::new(UInt64Array::from(vec![Some(u64::MAX), None])) as ArrayRef,
-        ),
+        ("u32", Arc::new(UInt32Array::from(vec![Some(u32::MAX), None])) as ArrayRef),
+        ("u64", Arc::new(UInt64Array::from(vec![Some(u64::MAX), None])) as ArrayRef),
         (
             "naive",
             Arc::new(TimestampNanosecondArray::from(vec![Some(1_234_567), None])) as ArrayRef,
@@ -241,22 +175,15 @@ fn lake_types_lose_no_digit() {
         ),
         (
             "time",
-            Arc::new(Time64MicrosecondArray::from(vec![
-                Some(3_723_000_000),
-                None,
-            ])) as ArrayRef,
+            Arc::new(Time64MicrosecondArray::from(vec![Some(3_723_000_000), None])) as ArrayRef,
         ),
         ("dict", Arc::new(dictionary) as ArrayRef),
     ])
     .unwrap();
     let lake = delta::to_lake(&rows).unwrap();
     let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    let types: Vec<DataType> = lake
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| field.data_type().clone())
-        .collect();
+    let types: Vec<DataType> =
+        lake.schema().fields().iter().map(|field| field.data_type().clone()).collect();
     assert_eq!(
         types,
         vec![
@@ -273,9 +200,7 @@ fn lake_types_lose_no_digit() {
     let text: &StringArray = lake.column(4).as_string();
     assert!(text.value(0).starts_with("01:02:03"), "{}", text.value(0));
     assert_eq!(
-        lake.column(2)
-            .as_primitive::<arrow::datatypes::TimestampMicrosecondType>()
-            .value(0),
+        lake.column(2).as_primitive::<arrow::datatypes::TimestampMicrosecondType>().value(0),
         1234
     );
 
@@ -291,11 +216,7 @@ fn a_parquet_file_reads_back() {
     let bytes = delta::write_parquet(&[rows.clone(), batch(1000, 10)]).unwrap();
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap();
     assert_eq!(reader.metadata().num_row_groups(), 1);
-    let read: usize = reader
-        .build()
-        .unwrap()
-        .map(|batch| batch.unwrap().num_rows())
-        .sum();
+    let read: usize = reader.build().unwrap().map(|batch| batch.unwrap().num_rows()).sum();
     assert_eq!(read, 1010);
     assert!(delta::write_parquet(&[]).is_err());
 }
@@ -307,14 +228,8 @@ async fn a_file_ends_the_same_however_often_it_is_told() {
     let text = path.display().to_string();
     let file = FileSink::new(&sink(&[("connector", "filesystem"), ("path", &text)])).unwrap();
     let rows = RecordBatch::try_from_iter([
-        (
-            "id",
-            Arc::new(Int32Array::from(vec![Some(1), None])) as ArrayRef,
-        ),
-        (
-            "name",
-            Arc::new(StringArray::from(vec!["a", "b,c"])) as ArrayRef,
-        ),
+        ("id", Arc::new(Int32Array::from(vec![Some(1), None])) as ArrayRef),
+        ("name", Arc::new(StringArray::from(vec!["a", "b,c"])) as ArrayRef),
     ])
     .unwrap();
     let first = file.encode(&rows, true).unwrap();
@@ -324,18 +239,10 @@ async fn a_file_ends_the_same_however_often_it_is_told() {
     let total = file.append(length, second.clone()).await.unwrap();
     // The same again, and after a longer torn try.
     assert_eq!(file.append(length, second.clone()).await.unwrap(), total);
-    file.append(length, Bytes::from(vec![b'x'; 5000]))
-        .await
-        .unwrap();
+    file.append(length, Bytes::from(vec![b'x'; 5000])).await.unwrap();
     assert_eq!(file.append(length, second.clone()).await.unwrap(), total);
-    assert_eq!(
-        std::fs::read(&path).unwrap(),
-        [&first[..], &second[..]].concat()
-    );
-    assert_eq!(
-        file.append(total + 1, second).await.unwrap_err().code,
-        "TM560"
-    );
+    assert_eq!(std::fs::read(&path).unwrap(), [&first[..], &second[..]].concat());
+    assert_eq!(file.append(total + 1, second).await.unwrap_err().code, "TM560");
 }
 
 #[test]
@@ -343,23 +250,10 @@ fn sink_options_are_checked() {
     let code = |options: &[(&str, &str)]| sinks::validate(&sink(options)).map_err(|e| e.code);
     assert_eq!(code(&[("connector", "kafka"), ("topic", "big")]), Ok(()));
     assert_eq!(code(&[("connector", "kafka")]), Err("TM110"));
-    assert_eq!(
-        code(&[("connector", "kafka"), ("topic", "t"), ("x", "y")]),
-        Err("TM111")
-    );
-    assert_eq!(
-        code(&[("connector", "filesystem"), ("path", "/tmp/x.json")]),
-        Ok(())
-    );
-    assert_eq!(
-        code(&[("connector", "file"), ("path", "/tmp/")]),
-        Err("TM551")
-    );
-    let avro = [
-        ("connector", "file"),
-        ("path", "/tmp/x"),
-        ("format", "avro"),
-    ];
+    assert_eq!(code(&[("connector", "kafka"), ("topic", "t"), ("x", "y")]), Err("TM111"));
+    assert_eq!(code(&[("connector", "filesystem"), ("path", "/tmp/x.json")]), Ok(()));
+    assert_eq!(code(&[("connector", "file"), ("path", "/tmp/")]), Err("TM551"));
+    let avro = [("connector", "file"), ("path", "/tmp/x"), ("format", "avro")];
     assert_eq!(code(&avro), Err("TM540"));
     assert_eq!(code(&[("connector", "smoke-signal")]), Err("TM550"));
     let kafka = sink(&[("connector", "kafka"), ("topic", "big")]);

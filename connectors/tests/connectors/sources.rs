@@ -37,9 +37,7 @@ fn spec(columns: &[(&str, DataType)], options: &[(&str, &str)]) -> SourceSpec {
 
 fn open(spec: &SourceSpec, done: &[&str]) -> Box<dyn Source> {
     let done: BTreeSet<String> = done.iter().map(|unit| (*unit).to_owned()).collect();
-    sources::open(spec, done)
-        .unwrap()
-        .expect("a source to feed")
+    sources::open(spec, done).unwrap().expect("a source to feed")
 }
 
 async fn rows_of_unit(source: &mut Box<dyn Source>) -> Vec<SourceRow> {
@@ -71,10 +69,7 @@ fn json(row: &SourceRow) -> Value {
 fn shop(options: &[(&str, &str)]) -> SourceSpec {
     let mut all = vec![("connector", "shop")];
     all.extend(options);
-    spec(
-        &[("invoice", DataType::Utf8), ("quantity", DataType::Int32)],
-        &all,
-    )
+    spec(&[("invoice", DataType::Utf8), ("quantity", DataType::Int32)], &all)
 }
 
 /// A price in thousandths: the data has at most three places.
@@ -117,10 +112,7 @@ async fn the_shop_is_replayed_whole() {
     assert_eq!(orders.len(), 19_960);
     assert_eq!(units, 5_588_376);
     assert_eq!(months.len(), 13);
-    assert_eq!(
-        (months[0].as_str(), months[12].as_str()),
-        ("2010-12", "2011-12")
-    );
+    assert_eq!((months[0].as_str(), months[12].as_str()), ("2010-12", "2011-12"));
 }
 
 #[tokio::test]
@@ -129,11 +121,7 @@ async fn the_shop_leaves_out_what_is_done_and_stops_at_the_limit() {
     let units = read_all(&mut source).await;
     assert_eq!(units.len(), 1);
     assert_eq!(units[0].0, "2011-01");
-    assert_eq!(
-        units[0].1.len(),
-        60_000 - 42_481,
-        "December counts against the limit"
-    );
+    assert_eq!(units[0].1.len(), 60_000 - 42_481, "December counts against the limit");
     assert_eq!(
         json(&open_first(&shop(&[])).await),
         json!({
@@ -147,10 +135,7 @@ async fn the_shop_leaves_out_what_is_done_and_stops_at_the_limit() {
     let mut source = open(&shop(&[]), &[]);
     source.next_unit().await.unwrap();
     source.next_rows().await.unwrap();
-    assert_eq!(
-        source.next_unit().await.unwrap().as_deref(),
-        Some("2011-01")
-    );
+    assert_eq!(source.next_unit().await.unwrap().as_deref(), Some("2011-01"));
 }
 
 async fn open_first(spec: &SourceSpec) -> SourceRow {
@@ -167,18 +152,12 @@ async fn the_shop_keeps_its_own_time() {
     let begin = Instant::now();
     source.next_unit().await.unwrap();
     let rows = rows_of_unit(&mut source).await;
-    let last = json(&rows[999])["invoice_date"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let last = json(&rows[999])["invoice_date"].as_str().unwrap().to_owned();
     let minutes =
         (last[11..13].parse::<u32>().unwrap() - 8) * 60 + last[14..16].parse::<u32>().unwrap() - 26;
     assert!(minutes > 100);
     let took = begin.elapsed();
-    assert!(
-        took >= Duration::from_millis(10) * minutes,
-        "{took:?} for {minutes} min"
-    );
+    assert!(took >= Duration::from_millis(10) * minutes, "{took:?} for {minutes} min");
 
     // What the topic has already is not paced again.
     let mut source = open(&shop(&[("limit", "1000"), ("speed", "1")]), &[]);
@@ -197,10 +176,7 @@ fn options_and_columns_are_checked() {
     let error = sources::validate(&wrong).unwrap_err();
     assert_eq!(error.code, "TM552");
     assert!(error.help.unwrap().contains("unit_price"));
-    assert_eq!(
-        code(&spec(&[], &[("connector", "carrier-pigeon")])),
-        Err("TM550")
-    );
+    assert_eq!(code(&spec(&[], &[("connector", "carrier-pigeon")])), Err("TM550"));
     assert_eq!(code(&spec(&[], &[])), Err("TM110"));
 
     let kafka = |options: &[(&str, &str)]| {
@@ -213,14 +189,8 @@ fn options_and_columns_are_checked() {
     assert_eq!(kafka(&[("scan.startup.mode", "yesterday")]), Err("TM551"));
     assert_eq!(kafka(&[("scan.startup.mode", "timestamp")]), Err("TM551"));
     assert_eq!(kafka(&[("format", "avro")]), Err("TM540"));
-    assert_eq!(
-        kafka(&[("properties.ssl.ca.location", "/etc/passwd")]),
-        Err("TM520")
-    );
-    assert_eq!(
-        kafka(&[("properties.bootstrap.servers", "localhost:9092")]),
-        Ok(())
-    );
+    assert_eq!(kafka(&[("properties.ssl.ca.location", "/etc/passwd")]), Err("TM520"));
+    assert_eq!(kafka(&[("properties.bootstrap.servers", "localhost:9092")]), Ok(()));
     let opened = sources::open(&spec(&[], &[("connector", "kafka")]), BTreeSet::new());
     assert!(opened.unwrap().is_none());
 
@@ -232,10 +202,7 @@ fn options_and_columns_are_checked() {
     assert_eq!(file(&[("csv.field-delimiter", ";")]), Ok(()));
     assert_eq!(file(&[("csv.field-delimiter", "ab")]), Err("TM551"));
     assert_eq!(file(&[("csv.colour", "red")]), Err("TM111"));
-    assert_eq!(
-        file(&[("format", "json"), ("csv.header", "true")]),
-        Err("TM111")
-    );
+    assert_eq!(file(&[("format", "json"), ("csv.header", "true")]), Err("TM111"));
     assert_eq!(file(&[("source.monitor-interval", "1 s")]), Ok(()));
     assert_eq!(file(&[("source.monitor-interval", "soon")]), Err("TM551"));
     assert_eq!(file(&[("compression", "rar")]), Err("TM551"));
@@ -267,21 +234,11 @@ fn check_csv(rows: &[SourceRow]) {
     assert_eq!(rows.len(), 4);
     let text =
         |index: usize| String::from_utf8(rows[index].payload.clone().unwrap().to_vec()).unwrap();
-    assert_eq!(
-        text(0),
-        r#"{"id":1,"name":"Ann, \"A\"","price":2.50,"at":"2024-01-01 00:00:00"}"#
-    );
-    assert_eq!(
-        text(1),
-        r#"{"id":"007","name":null,"price":"abc","at":1704067200000}"#
-    );
+    assert_eq!(text(0), r#"{"id":1,"name":"Ann, \"A\"","price":2.50,"at":"2024-01-01 00:00:00"}"#);
+    assert_eq!(text(1), r#"{"id":"007","name":null,"price":"abc","at":1704067200000}"#);
     let fault = rows[2].payload.as_ref().unwrap_err();
     assert_eq!(fault.stage, "read");
-    assert!(
-        fault.reason.contains("3 fields instead of 5"),
-        "{}",
-        fault.reason
-    );
+    assert!(fault.reason.contains("3 fields instead of 5"), "{}", fault.reason);
     assert_eq!(&fault.raw[..], b"3,x,short");
     assert_eq!(text(3), r#"{"id":4,"name":"ok","price":"-.5","at":null}"#);
 }
@@ -301,29 +258,18 @@ async fn csv_by_header_in_every_compression() {
         liblzma::write::XzEncoder::new(std::fs::File::create(path("c.csv.xz")).unwrap(), 1);
     xz.write_all(CSV.as_bytes()).unwrap();
     xz.finish().unwrap();
-    std::fs::write(
-        path("d.csv.zst"),
-        zstd::encode_all(CSV.as_bytes(), 1).unwrap(),
-    )
-    .unwrap();
+    std::fs::write(path("d.csv.zst"), zstd::encode_all(CSV.as_bytes(), 1).unwrap()).unwrap();
     std::fs::write(path(".hidden.csv"), "not,for,you\n").unwrap();
 
     let mut source = open(&files(folder.path(), &[]), &[]);
     let units = read_all(&mut source).await;
-    let names: Vec<&str> = units
-        .iter()
-        .map(|(name, _)| name.rsplit('/').next().unwrap())
-        .collect();
+    let names: Vec<&str> = units.iter().map(|(name, _)| name.rsplit('/').next().unwrap()).collect();
     assert_eq!(names, vec!["a.csv", "b.csv.gz", "c.csv.xz", "d.csv.zst"]);
     for (_, rows) in &units {
         check_csv(rows);
     }
 
-    let done: Vec<&str> = units
-        .iter()
-        .take(3)
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let done: Vec<&str> = units.iter().take(3).map(|(name, _)| name.as_str()).collect();
     let mut source = open(&files(&folder.path().join("*.csv*"), &[]), &done);
     let units = read_all(&mut source).await;
     assert_eq!(units.len(), 1);
@@ -341,23 +287,13 @@ async fn csv_without_a_header_goes_by_order() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.csv");
     std::fs::write(&path, b"1;a;1.5;2024-01-01\n# note\n2;\xff;1;\n3;\\N;2;\n").unwrap();
-    let options = [
-        ("csv.field-delimiter", ";"),
-        ("csv.allow-comments", "true"),
-        ("csv.null-literal", "\\N"),
-    ];
+    let options =
+        [("csv.field-delimiter", ";"), ("csv.allow-comments", "true"), ("csv.null-literal", "\\N")];
     let mut source = open(&files(&path, &options), &[]);
     let rows = read_all(&mut source).await.remove(0).1;
     assert_eq!(rows.len(), 3);
     assert_eq!(json(&rows[0])["at"], "2024-01-01");
-    assert!(
-        rows[1]
-            .payload
-            .as_ref()
-            .unwrap_err()
-            .reason
-            .contains("UTF-8")
-    );
+    assert!(rows[1].payload.as_ref().unwrap_err().reason.contains("UTF-8"));
     assert_eq!(json(&rows[2])["name"], Value::Null);
 
     std::fs::write(&path, "a,b,c,d\n1,a,1,\n").unwrap();
@@ -383,14 +319,7 @@ async fn json_lines_pass_as_they_are() {
     assert_eq!(rows.len(), 4);
     assert_eq!(rows[0].payload.as_ref().unwrap(), "{\"id\":1}");
     assert_eq!(rows[1].payload.as_ref().unwrap(), "not json");
-    assert!(
-        rows[2]
-            .payload
-            .as_ref()
-            .unwrap_err()
-            .reason
-            .contains("longer than")
-    );
+    assert!(rows[2].payload.as_ref().unwrap_err().reason.contains("longer than"));
     assert_eq!(rows[3].payload.as_ref().unwrap(), "{\"id\":2}");
 }
 
@@ -399,9 +328,7 @@ async fn parquet_gives_the_declared_columns() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.parquet");
     let ids: Int32Array = (0..2500).collect();
-    let names: StringArray = (0..2500)
-        .map(|n| (n % 3 > 0).then(|| format!("n\n{n}")))
-        .collect();
+    let names: StringArray = (0..2500).map(|n| (n % 3 > 0).then(|| format!("n\n{n}"))).collect();
     let prices = Decimal128Array::from_iter_values((0..2500).map(i128::from));
     let prices = prices.with_precision_and_scale(12, 2).unwrap();
     let batch = RecordBatch::try_from_iter_with_nullable([
@@ -452,17 +379,10 @@ async fn a_followed_folder_gives_each_file_once() {
         let unit = source.next_unit().await.unwrap().unwrap();
         (unit, rows_of_unit(&mut source).await.len(), Instant::now())
     });
-    std::fs::write(
-        folder.path().join("2.csv"),
-        "id,name,price,at\n1,a,1,\n2,b,2,\n",
-    )
-    .unwrap();
+    std::fs::write(folder.path().join("2.csv"), "id,name,price,at\n1,a,1,\n2,b,2,\n").unwrap();
     let wrote = Instant::now();
     let (second, rows, read) = waiting.await.unwrap();
     assert!(second.ends_with("2.csv"));
     assert_eq!(rows, 2);
-    assert!(
-        read - wrote >= Duration::from_millis(15),
-        "it was seen unchanged first"
-    );
+    assert!(read - wrote >= Duration::from_millis(15), "it was seen unchanged first");
 }

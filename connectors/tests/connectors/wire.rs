@@ -21,9 +21,7 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the broker accepts");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .expect("a read time-out");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a read time-out");
         Self { stream }
     }
 
@@ -35,15 +33,13 @@ impl Wire {
         let header = ResponseHeader::decode(&mut frame, header_version).expect("a header");
         assert_eq!(header.correlation_id, 7);
         let response = R::Response::decode(&mut frame, version).expect("a response");
-        assert!(
-            !frame.has_remaining(),
-            "the response is followed by nothing"
-        );
+        assert!(!frame.has_remaining(), "the response is followed by nothing");
         Some(response)
     }
 
     pub(crate) fn ask<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
-        self.try_ask(version, request).expect("the broker answers")
+        self.try_ask(version, request)
+            .unwrap_or_else(|| panic!("request {} version {version} is answered", R::KEY))
     }
 
     pub(crate) fn send<R: Request>(&mut self, version: i16, request: &R) {
@@ -53,9 +49,7 @@ impl Wire {
             .with_correlation_id(7)
             .with_client_id(Some(StrBytes::from_static_str("wire")));
         let mut body = BytesMut::new();
-        header
-            .encode(&mut body, R::header_version(version))
-            .expect("a header");
+        header.encode(&mut body, R::header_version(version)).expect("a header");
         request.encode(&mut body, version).expect("a request");
         self.send_raw(&body);
     }
@@ -87,13 +81,8 @@ impl Wire {
 /// A request that waits for every replica.
 pub(crate) fn produce_request(topic: &str, records: Bytes) -> ProduceRequest {
     let data = PartitionProduceData::default().with_records(Some(records));
-    let topic = TopicProduceData::default()
-        .with_name(name(topic))
-        .with_partition_data(vec![data]);
-    ProduceRequest::default()
-        .with_acks(-1)
-        .with_timeout_ms(30_000)
-        .with_topic_data(vec![topic])
+    let topic = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
+    ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic])
 }
 
 pub(crate) fn name(topic: &str) -> TopicName {
@@ -109,11 +98,7 @@ pub(crate) struct Writer {
 }
 
 /// No idempotent producer.
-pub(crate) const NOBODY: Writer = Writer {
-    id: -1,
-    epoch: -1,
-    sequence: -1,
-};
+pub(crate) const NOBODY: Writer = Writer { id: -1, epoch: -1, sequence: -1 };
 
 /// An uncompressed batch.
 pub(crate) fn batch(writer: Writer, payloads: &[&str]) -> Bytes {
@@ -128,11 +113,8 @@ pub(crate) fn batch(writer: Writer, payloads: &[&str]) -> Bytes {
             producer_epoch: writer.epoch,
             timestamp_type: TimestampType::Creation,
             offset: i64::from(index),
-            sequence: if writer.id < 0 {
-                -1
-            } else {
-                writer.sequence + index
-            },
+            // The encoder starts a new batch where the sequence breaks.
+            sequence: writer.sequence + index,
             timestamp: 1_700_000_000_000,
             key: None,
             value: Some(Bytes::copy_from_slice(payload.as_bytes())),
@@ -141,10 +123,7 @@ pub(crate) fn batch(writer: Writer, payloads: &[&str]) -> Bytes {
     };
     let records: Vec<Record> = payloads.iter().enumerate().map(record).collect();
     let mut bytes = BytesMut::new();
-    let options = RecordEncodeOptions {
-        version: 2,
-        compression: Compression::None,
-    };
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
     RecordBatchEncoder::encode(&mut bytes, &records, &options).expect("a batch");
     bytes.freeze()
 }

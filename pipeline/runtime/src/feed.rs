@@ -65,9 +65,7 @@ pub struct Feed {
 
 impl fmt::Debug for Feed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Feed")
-            .field("source", &self.source)
-            .finish_non_exhaustive()
+        f.debug_struct("Feed").field("source", &self.source).finish_non_exhaustive()
     }
 }
 
@@ -117,11 +115,7 @@ impl Feed {
                 Ok(Outcome::Stopped) => return self.tell("stopped", None),
                 Err(error) => error,
             };
-            attempt = if self.rows() > rows_before {
-                1
-            } else {
-                attempt + 1
-            };
+            attempt = if self.rows() > rows_before { 1 } else { attempt + 1 };
             if error.kind != ErrorKind::Unavailable || attempt > ATTEMPTS_MAX {
                 tracing::error!(source = %self.source, %error, "feed failed");
                 return self.board.fail_feed(&self.source, &error);
@@ -135,10 +129,7 @@ impl Feed {
     }
 
     async fn run_once(&self, stop: &mut watch::Receiver<bool>) -> Result<Outcome> {
-        let partitions = self
-            .log
-            .ensure_topic(&self.topic, self.partitions, &[])
-            .await?;
+        let partitions = self.log.ensure_topic(&self.topic, self.partitions, &[]).await?;
         self.log.ensure_topic(&self.dead_topic, 1, &[]).await?;
         let mut book = Book::load(&self.store, &self.source).await?;
         if book.is_new() {
@@ -146,10 +137,7 @@ impl Feed {
         }
         let mut seen = Seen::scan(&self.log, book.floor(), book.done()).await?;
         let Some(mut source) = (self.open)(book.done().clone())? else {
-            return Err(Error::internal(format!(
-                "source '{}' has nothing to feed",
-                self.source
-            )));
+            return Err(Error::internal(format!("source '{}' has nothing to feed", self.source)));
         };
         let mut appender = Appender::new(self, partitions, &book)?;
         self.tell("running", None);
@@ -173,15 +161,11 @@ impl Feed {
             }
             appender.flush().await?;
             let (rows, dead) = appender.totals();
-            book.write(&[unit], self.topic_ends().await?, rows, dead)
-                .await?;
+            book.write(&[unit], self.topic_ends().await?, rows, dead).await?;
         }
         appender.flush().await?;
         let ends = self.log.watermarks(&self.topic).await?;
-        let ends = ends
-            .into_iter()
-            .map(|(partition, (_, end))| (partition, end))
-            .collect();
+        let ends = ends.into_iter().map(|(partition, (_, end))| (partition, end)).collect();
         Ok(Outcome::Drained(FeedEnd { ends }))
     }
 
@@ -189,10 +173,7 @@ impl Feed {
         let mut ends = BTreeMap::new();
         for topic in [&self.topic, &self.dead_topic] {
             let marks = self.log.watermarks(topic).await?;
-            let marks = marks
-                .into_iter()
-                .map(|(partition, (_, end))| (partition, end))
-                .collect();
+            let marks = marks.into_iter().map(|(partition, (_, end))| (partition, end)).collect();
             ends.insert(topic.clone(), marks);
         }
         Ok(ends)
@@ -200,11 +181,7 @@ impl Feed {
 
     fn rows(&self) -> u64 {
         let status = self.board.status();
-        status
-            .feeds
-            .iter()
-            .find(|feed| feed.source == self.source)
-            .map_or(0, |feed| feed.rows)
+        status.feeds.iter().find(|feed| feed.source == self.source).map_or(0, |feed| feed.rows)
     }
 
     fn tell(&self, state: &str, error: Option<&Error>) {
@@ -224,20 +201,14 @@ pub(crate) fn topic_partitions(spec: &SourceSpec) -> Result<i32> {
     let Some(text) = spec.options.get(TOPIC_PARTITIONS) else {
         return Ok(1);
     };
-    text.parse()
-        .ok()
-        .filter(|count| (1..=1024).contains(count))
-        .ok_or_else(|| {
-            Error::invalid(
-                "TM113",
-                format!(
-                    "source '{}': option '{TOPIC_PARTITIONS}' cannot be '{text}'",
-                    spec.name
-                ),
-            )
-            .at(spec.options.span(TOPIC_PARTITIONS))
-            .help("write a number from 1 to 1024")
-        })
+    text.parse().ok().filter(|count| (1..=1024).contains(count)).ok_or_else(|| {
+        Error::invalid(
+            "TM113",
+            format!("source '{}': option '{TOPIC_PARTITIONS}' cannot be '{text}'", spec.name),
+        )
+        .at(spec.options.span(TOPIC_PARTITIONS))
+        .help("write a number from 1 to 1024")
+    })
 }
 
 /// Returns when `stop` is true, or its sender is gone.

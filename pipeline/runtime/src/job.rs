@@ -101,9 +101,7 @@ pub(crate) struct JobConfig {
 impl JobConfig {
     /// The views among the outputs.
     pub(crate) fn views(&self) -> Vec<String> {
-        let is_view = |name: &&String| {
-            self.catalog.views().any(|view| view.name == **name)
-        };
+        let is_view = |name: &&String| self.catalog.views().any(|view| view.name == **name);
         self.outputs.keys().filter(is_view).cloned().collect()
     }
 
@@ -134,6 +132,11 @@ impl JobHandle {
         let (finished, done) = oneshot::channel();
         let (name, source) = (config.name.clone(), config.source.name.clone());
         let outputs = config.outputs.clone();
+        environment.board.update_job(&name, |status| {
+            status.source.clone_from(&source);
+            status.queries = outputs.keys().cloned().collect();
+            "starting".clone_into(&mut status.state);
+        });
         std::thread::Builder::new()
             .name(format!("job-{name}"))
             .stack_size(STACK_BYTES)

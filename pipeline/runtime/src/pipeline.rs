@@ -11,7 +11,10 @@ mod registry;
 mod show;
 mod statement;
 
-use std::{fs::File, sync::Arc};
+use std::{
+    fs::File,
+    sync::{Arc, PoisonError},
+};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use tidemill_connectors::{broker::Broker, log::kafka::KafkaLog, store::Store};
@@ -47,8 +50,8 @@ pub enum StatementResult {
 #[derive(Debug)]
 pub struct Pipeline {
     settings: Settings,
-    /// Held for the life of the pipeline; the system frees it however the process ends.
-    _lock: File,
+    /// Held until the pipeline is stopped; the system frees it however the process ends.
+    lock: std::sync::Mutex<Option<File>>,
     broker: Mutex<Option<Broker>>,
     log: KafkaLog,
     store: Store,
@@ -141,10 +144,18 @@ impl Pipeline {
         if let Some(supervisor) = supervisor {
             supervisor.stop().await;
         }
-        match self.broker.lock().await.take() {
+        let stopped = match self.broker.lock().await.take() {
             Some(broker) => broker.stop().await,
             None => Ok(()),
+        };
+        // From here on another process may have the folder.
+        // Unlocked, not only closed: a child process that is just being started may still share
+        // the descriptor, and with it the lock.
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(error)) = held.map(|file| file.unlock()) {
+            tracing::warn!(%error, "the data folder stays locked until this process ends");
         }
+        stopped
     }
 
     /// How everything goes.

@@ -46,11 +46,7 @@ pub(crate) fn late_row(
 
 fn add_place(row: &mut Map<String, Value>, place: &Value) {
     if let Value::Object(fields) = place {
-        row.extend(
-            fields
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone())),
-        );
+        row.extend(fields.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
 }
 

@@ -27,6 +27,7 @@ use tidemill_contract::{Error, ErrorKind, Result};
 use tidemill_sql::{
     catalog::Catalog,
     parse::{SelectQuery, closest},
+    plan::plan_error,
 };
 
 use crate::{job::JobProbe, pipeline::StatementResult};
@@ -66,11 +67,10 @@ async fn run(scope: &Scope<'_>, query: &SelectQuery) -> Result<StatementResult> 
     for table in tables {
         register(scope, &session, &table).await?;
     }
-    let plan = session.state().statement_to_plan(statement).await.map_err(failed)?;
-    let options = SQLOptions::new()
-        .with_allow_ddl(false)
-        .with_allow_dml(false)
-        .with_allow_statements(false);
+    let plan = session.state().statement_to_plan(statement).await;
+    let plan = plan.map_err(|error| plan_error(&error, query))?;
+    let options =
+        SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     options.verify_plan(&plan).map_err(failed)?;
     let frame = session.execute_logical_plan(plan).await.map_err(failed)?;
     let schema = Arc::new(frame.schema().as_arrow().clone());
@@ -85,9 +85,9 @@ fn session(scope: &Scope<'_>) -> Result<SessionContext> {
         .with_disk_manager_builder(disk)
         .build_arc()
         .map_err(failed)?;
-    let config = SessionConfig::new()
-        .with_target_partitions(PARTITIONS)
-        .with_information_schema(false);
+    let config =
+        SessionConfig::new().with_target_partitions(PARTITIONS).with_information_schema(false)
+        .set_bool("datafusion.sql_parser.collect_spans", true);
     let session = SessionContext::new_with_config_rt(config, runtime);
     session.register_udaf(tidemill_sql::plan::wide_sum().as_ref().clone());
     view::register_bucket(&session, scope.store)?;
@@ -114,9 +114,12 @@ async fn register(
         return quarantined::register(session, table, scope.log, &format!("{source}.{kind}")).await;
     }
     if scope.catalog.source(name).is_some() {
-        return Err(Error::invalid("TM600", format!("'{name}' is a source: it has no end to read"))
-            .because("a SELECT reads views, which hold results")
-            .help(format!("CREATE MATERIALIZED VIEW v AS SELECT … FROM {name} …, then select v")));
+        return Err(Error::invalid(
+            "TM600",
+            format!("'{name}' is a source: it has no end to read"),
+        )
+        .because("a SELECT reads views, which hold results")
+        .help(format!("CREATE MATERIALIZED VIEW v AS SELECT … FROM {name} …, then select v")));
     }
     Err(unknown(scope.catalog, name))
 }

@@ -78,16 +78,17 @@ pub fn parse_duration(text: &str) -> Option<Micros> {
 ///
 /// # Errors
 /// `TM112` if the value is not a duration.
-pub(crate) fn duration_option(options: &Options, key: &str, object: &str) -> Result<Option<Micros>> {
+pub(crate) fn duration_option(
+    options: &Options,
+    key: &str,
+    object: &str,
+) -> Result<Option<Micros>> {
     let Some(text) = options.get(key) else {
         return Ok(None);
     };
     parse_duration(text).map(Some).ok_or_else(|| {
-        Error::invalid(
-            "TM112",
-            format!("{object}: option '{key}' is not a duration: '{text}'"),
-        )
-        .at(options.span(key))
-        .help("write a number and a unit, e.g. '30 s' or '500 ms'")
+        Error::invalid("TM112", format!("{object}: option '{key}' is not a duration: '{text}'"))
+            .at(options.span(key))
+            .help("write a number and a unit, e.g. '30 s' or '500 ms'")
     })
 }

@@ -97,9 +97,8 @@ impl JobStatus {
         metrics::gauge!(metric::CONSERVATION_DRIFT, "job" => job())
             .set(as_gauge(self.conservation_drift));
         metrics::gauge!(metric::LAG_RECORDS, "job" => job()).set(as_gauge(self.lag_records));
-        metrics::gauge!(metric::OPEN_WINDOWS, "job" => job()).set(as_gauge(
-            i64::try_from(self.open_slices).unwrap_or(i64::MAX),
-        ));
+        metrics::gauge!(metric::OPEN_WINDOWS, "job" => job())
+            .set(as_gauge(i64::try_from(self.open_slices).unwrap_or(i64::MAX)));
         metrics::gauge!(metric::EPOCH, "job" => job())
             .set(as_gauge(i64::try_from(self.epoch).unwrap_or(i64::MAX)));
         if let Some(watermark) = self.watermark_micros {
@@ -139,10 +138,7 @@ struct Entries {
 
 impl Default for Board {
     fn default() -> Self {
-        Self {
-            status: Mutex::default(),
-            changes: watch::Sender::new(0),
-        }
+        Self { status: Mutex::default(), changes: watch::Sender::new(0) }
     }
 }
 

@@ -5,7 +5,9 @@
 //!
 //! Invariants:
 //! - partition and source watermarks never go back;
-//! - a partition with unread records is never idle;
+//! - a partition with unread records is never idle. What the reader last heard of the log's end
+//!   may be old, so idleness counts only with the broker's word for it, given after the newest
+//!   record of the other partitions was read; while the broker does not answer nothing is idle;
 //! - a finished partition (at the bound of a bounded source) holds nothing back;
 //! - a bounded source ends with [`Watermark::MAX`] and never moves with the wall clock, so that
 //!   its results do not depend on how fast it is read.
@@ -28,6 +30,9 @@ const DEFAULT_IDLE_TIMEOUT: Micros = 30 * SECOND;
 /// One minute keeps about one open minute-window per partition beyond what the delay needs, and
 /// is far above what a fair reader drifts by itself.
 const DEFAULT_MAX_DRIFT: Micros = 60 * SECOND;
+/// Shortest time between two questions to the broker while some partitions give records and others
+/// are idle: windows wait so long to close, and the broker is asked ten times a second at most.
+const CONFIRM_INTERVAL: Micros = SECOND / 10;
 const DEFAULT_MAX_FUTURE_SKEW: Micros = 300 * SECOND;
 
 /// The time settings of a source.
@@ -58,10 +63,7 @@ impl TimeSettings {
             Ok(declared.or((!bounded).then_some(default)))
         };
         Ok(Self {
-            delay: spec
-                .watermark
-                .as_ref()
-                .map_or(0, |watermark| watermark.delay),
+            delay: spec.watermark.as_ref().map_or(0, |watermark| watermark.delay),
             // Flink's meaning of zero: off.
             idle_timeout: option(IDLE_TIMEOUT, DEFAULT_IDLE_TIMEOUT)?
                 .filter(|timeout| *timeout > 0),
@@ -74,8 +76,7 @@ impl TimeSettings {
 
     /// The latest event time that is believed at wall-clock time `now`.
     pub fn latest_believed(&self, now: Micros) -> Micros {
-        self.max_future_skew
-            .map_or(Micros::MAX, |skew| now.saturating_add(skew))
+        self.max_future_skew.map_or(Micros::MAX, |skew| now.saturating_add(skew))
     }
 }
 
@@ -97,13 +98,16 @@ struct Partition {
     idle: bool,
     /// When a record was last read or known to wait.
     active_at: Micros,
+    /// When the broker last said that nothing waits.
+    confirmed_at: Option<Micros>,
     /// Number of its last reading: among equals the one not read for longest comes first.
     turn: u64,
 }
 
 impl Partition {
-    fn holds(&self) -> bool {
-        !self.idle && !self.finished
+    /// It is idle, and the broker said so after a record of any partition was last read.
+    fn is_surely_idle(&self, observed_at: Option<Micros>) -> bool {
+        self.idle && (observed_at.is_none() || self.confirmed_at >= observed_at)
     }
 }
 
@@ -116,6 +120,10 @@ pub struct SourceWatermark {
     /// Since when all are idle, and the watermark at that moment.
     all_idle: Option<(Micros, Watermark)>,
     turns: u64,
+    /// When a record of any partition was last read.
+    observed_at: Option<Micros>,
+    /// When the broker was last asked.
+    asked_at: Option<Micros>,
 }
 
 impl SourceWatermark {
@@ -131,17 +139,17 @@ impl SourceWatermark {
             finished: false,
             idle: false,
             active_at: now,
+            confirmed_at: None,
             turn: 0,
         };
         Self {
             settings,
-            partitions: partitions
-                .into_iter()
-                .map(|partition| (partition, fresh))
-                .collect(),
+            partitions: partitions.into_iter().map(|partition| (partition, fresh)).collect(),
             source: Watermark::MIN,
             all_idle: None,
             turns: 0,
+            observed_at: None,
+            asked_at: None,
         }
     }
 
@@ -162,10 +170,7 @@ impl SourceWatermark {
             watermark: partition.watermark,
             idle: partition.idle,
         };
-        self.partitions
-            .iter()
-            .map(|(id, partition)| (*id, remember(partition)))
-            .collect()
+        self.partitions.iter().map(|(id, partition)| (*id, remember(partition))).collect()
     }
 
     /// Rows of a partition were taken whose latest event time is `latest` (`None`: records
@@ -173,6 +178,7 @@ impl SourceWatermark {
     pub fn observe(&mut self, id: PartitionId, latest: Option<Micros>, now: Micros) {
         let delay = self.settings.delay;
         self.turns += 1;
+        self.observed_at = Some(now);
         if let Some(partition) = self.partitions.get_mut(&id) {
             if let Some(latest) = latest {
                 let reached = Watermark(latest.saturating_sub(delay));
@@ -204,6 +210,40 @@ impl SourceWatermark {
         }
     }
 
+    /// Whether some partition counts as idle if the broker says (again) that nothing waits: ask it,
+    /// then call [`Self::confirm`] for each partition.
+    pub fn needs_confirmation(&self, now: Micros) -> bool {
+        let Some(timeout) = self.settings.idle_timeout else {
+            return false;
+        };
+        let is_long = |since: Micros| now.saturating_sub(since) >= timeout;
+        let may_ask = self
+            .asked_at
+            .is_none_or(|asked| now.saturating_sub(asked) >= CONFIRM_INTERVAL);
+        let quiet = self.partitions.values().filter(|p| !p.finished && !p.unread);
+        for partition in quiet {
+            let was_told_long_ago = partition.confirmed_at.is_none_or(is_long);
+            let is_doubtful = partition.idle && !partition.is_surely_idle(self.observed_at);
+            if is_long(partition.active_at) && was_told_long_ago || is_doubtful && may_ask {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The broker's answer: the log's end, `None` if it gave none.
+    pub fn confirm(&mut self, id: PartitionId, next: i64, end: Option<i64>, now: Micros) {
+        self.asked_at = Some(now);
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            if end.is_some_and(|end| next >= end) {
+                partition.confirmed_at = Some(now);
+            } else {
+                partition.idle = false;
+                partition.active_at = now;
+            }
+        }
+    }
+
     /// The source's watermark at time `now`. Never goes back.
     pub fn advance(&mut self, now: Micros) -> Watermark {
         self.settle_idleness(now);
@@ -211,10 +251,8 @@ impl SourceWatermark {
             self.source = Watermark::MAX;
             return self.source;
         }
-        let held = self
-            .partitions
-            .values()
-            .filter(|partition| partition.holds());
+        let is_held = |p: &&Partition| !p.finished && !p.is_surely_idle(self.observed_at);
+        let held = self.partitions.values().filter(is_held);
         if let Some(slowest) = held.map(|partition| partition.watermark).min() {
             self.all_idle = None;
             self.source = self.source.max(slowest);
@@ -235,8 +273,10 @@ impl SourceWatermark {
             return;
         };
         for partition in self.partitions.values_mut() {
-            let quiet = now.saturating_sub(partition.active_at);
-            if !partition.unread && quiet >= timeout {
+            let quiet = now.saturating_sub(partition.active_at) >= timeout;
+            let confirmed =
+                partition.confirmed_at.is_some_and(|at| now.saturating_sub(at) < timeout);
+            if !partition.unread && quiet && confirmed {
                 partition.idle = true;
             }
         }
@@ -245,11 +285,7 @@ impl SourceWatermark {
     /// All partitions are idle: the last windows must close without another event. The watermark
     /// goes on from the highest one known by the time that passes from now on.
     fn advance_with_the_clock(&mut self, now: Micros) {
-        let highest = self
-            .partitions
-            .values()
-            .map(|partition| partition.watermark)
-            .max();
+        let highest = self.partitions.values().map(|partition| partition.watermark).max();
         let base = highest.map_or(self.source, |highest| highest.max(self.source));
         if base == Watermark::MIN {
             return;
@@ -290,7 +326,7 @@ impl SourceWatermark {
         let slowest = self
             .partitions
             .values()
-            .filter(|partition| partition.holds())
+            .filter(|partition| !partition.idle && !partition.finished)
             .filter(|partition| partition.unread || partition.watermark > Watermark::MIN)
             .map(|partition| partition.watermark)
             .min();

@@ -11,17 +11,18 @@ use tracing_subscriber::EnvFilter;
 
 /// Bounds of the histogram buckets in seconds: a commit takes milliseconds on a local disk and
 /// seconds on a slow object store.
-const SECONDS_BUCKETS: &[f64] = &[
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-];
+const SECONDS_BUCKETS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// How often histograms are drained, so that their memory stays bounded when nobody scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Sends logs to stderr: `RUST_LOG`, else `default_level`. librdkafka and the SQL engine stay quiet
-/// below `warn` unless asked for by name.
+/// below `warn` unless asked for by name; the Delta kernel is silent, for what it reports as errors
+/// are its answers to "is there a table?", and real ones come back to the caller.
 pub fn init_logs(default_level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        let quiet = "datafusion=warn,rdkafka=error,librdkafka=error,hyper=warn,object_store=warn";
+        let quiet = "datafusion=warn,rdkafka=error,librdkafka=error,hyper=warn,object_store=warn,\
+                     delta_kernel=off,buoyant_kernel=off";
         EnvFilter::new(format!("{default_level},{quiet}"))
     });
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

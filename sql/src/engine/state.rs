@@ -44,7 +44,7 @@ struct GroupHeader {
 }
 
 fn corrupt(what: impl Into<String>) -> Error {
-    Error::corrupt("TM510", format!("operator state cannot be restored: {}", what.into()))
+    Error::corrupt("TM320", format!("operator state cannot be restored: {}", what.into()))
         .help("the state belongs to other queries or its bytes are damaged; see docs/errors.md")
 }
 
@@ -93,7 +93,7 @@ impl Engine {
     /// Takes over the state of an engine built from the same queries.
     ///
     /// # Errors
-    /// `TM510` if the bytes are damaged or belong to other queries; the engine is then unusable.
+    /// `TM320` if the bytes are damaged or belong to other queries; the engine is then unusable.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
         let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| corrupt("not a state object"))?;
         let (version, mut rest) =

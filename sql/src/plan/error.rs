@@ -6,8 +6,9 @@ use tidemill_contract::{Error, ErrorKind, Span};
 
 use crate::parse::{SelectQuery, byte_span};
 
-/// Converts an error of planning `query`; spans point into the script the query came from.
-pub(crate) fn plan_error(error: &DataFusionError, query: &SelectQuery) -> Error {
+/// Converts an error of planning `query`; spans point into the script the query came from. For
+/// sessions that plan a [`SelectQuery`] themselves.
+pub fn plan_error(error: &DataFusionError, query: &SelectQuery) -> Error {
     let whole = Span { start: query.offset, end: query.offset + query.text.len() };
     convert(error).at(Some(whole))
 }

@@ -31,8 +31,8 @@ use tidemill_contract::{Micros, Result};
 pub(crate) use computed::plan_computed;
 pub use context::wide_sum;
 pub(crate) use context::{Context, Stream};
+pub use error::plan_error;
 pub(crate) use error::run_error;
-use error::plan_error;
 
 use crate::parse::SelectQuery;
 use crate::window::WindowSpec;

@@ -12,10 +12,10 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 
 /// A window as the oracle sees it: start and end in microseconds.
-pub type Bounds = (i64, i64);
+pub(crate) type Bounds = (i64, i64);
 
 /// Runs `sql` (its FROM must read `windowed`) over `rows` joined with the listed windows.
-pub async fn batch(rows: &RecordBatch, windows: &[Bounds], sql: &str) -> Vec<RecordBatch> {
+pub(crate) async fn batch(rows: &RecordBatch, windows: &[Bounds], sql: &str) -> Vec<RecordBatch> {
     let config = datafusion::prelude::SessionConfig::new()
         .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false)
         .with_target_partitions(1);
@@ -58,7 +58,7 @@ fn window_table(windows: &[Bounds]) -> RecordBatch {
 
 /// Rows as sorted text: floats to 9 significant digits, so that the order of addition is no
 /// difference; everything else exactly.
-pub fn canonical(batches: &[RecordBatch]) -> Vec<String> {
+pub(crate) fn canonical(batches: &[RecordBatch]) -> Vec<String> {
     let mut lines = Vec::new();
     for batch in batches {
         for row in 0..batch.num_rows() {

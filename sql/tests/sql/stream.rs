@@ -13,21 +13,21 @@ use tidemill_sql::engine::Engine;
 use tidemill_sql::parse::parse_script;
 
 /// The source every property test reads.
-pub const SOURCE: &str = "CREATE SOURCE s (
+pub(crate) const SOURCE: &str = "CREATE SOURCE s (
     id BIGINT, ts TIMESTAMP(6), k STRING, n INT, big BIGINT, price DECIMAL(12, 2), f DOUBLE, flag BOOLEAN,
     WATERMARK FOR ts AS ts - INTERVAL '30' SECOND
 ) WITH ('connector' = 'kafka')";
 
 /// How far rows may be out of order, as declared above.
-pub const DELAY: i64 = 30_000_000;
+pub(crate) const DELAY: i64 = 30_000_000;
 
 /// A small deterministic generator (SplitMix64; Steele et al., OOPSLA 2014).
 #[derive(Debug, Clone)]
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     /// The next number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -37,7 +37,7 @@ impl Random {
 }
 
 /// A catalog with the source and the given statements.
-pub fn catalog(statements: &[String]) -> Catalog {
+pub(crate) fn catalog(statements: &[String]) -> Catalog {
     let mut catalog = Catalog::new();
     for statement in std::iter::once(SOURCE.to_owned()).chain(statements.iter().cloned()) {
         for parsed in parse_script(&statement).unwrap_or_else(|e| panic!("{e}\n{statement}")) {
@@ -49,20 +49,20 @@ pub fn catalog(statements: &[String]) -> Catalog {
 
 /// How rows reach the engine.
 #[derive(Debug, Clone)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     /// Number of partitions.
-    pub partitions: usize,
+    pub(crate) partitions: usize,
     /// Seed of shuffling, cuts and interleaving.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Stop and restore after this many pushes.
-    pub restore_after: usize,
+    pub(crate) restore_after: usize,
 }
 
 /// What came out: per query the rows in order of emission.
-pub type Output = BTreeMap<String, Vec<RecordBatch>>;
+pub(crate) type Output = BTreeMap<String, Vec<RecordBatch>>;
 
 /// Streams all rows through a new engine and returns everything emitted. Panics if a row is late.
-pub fn run(catalog: &Catalog, rows: &RecordBatch, delivery: &Delivery) -> Output {
+pub(crate) fn run(catalog: &Catalog, rows: &RecordBatch, delivery: &Delivery) -> Output {
     let queries: Vec<String> = catalog.queries().keys().cloned().collect();
     let build = || Engine::build(catalog, "s", &queries).expect("the engine builds");
     let mut engine = build();
@@ -147,7 +147,7 @@ fn event_batch(rows: &RecordBatch, picked: &[u32], lane: usize) -> EventBatch {
 }
 
 /// Random rows of the source; `span` is the length of time they cover, in microseconds.
-pub fn random_rows(seed: u64, count: usize, start: i64, span: i64) -> RecordBatch {
+pub(crate) fn random_rows(seed: u64, count: usize, start: i64, span: i64) -> RecordBatch {
     use arrow::array::{
         BooleanArray, Decimal128Array, Float64Array, Int32Array, StringArray,
         TimestampMicrosecondArray,

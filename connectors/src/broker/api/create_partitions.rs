@@ -16,12 +16,7 @@ pub(in super::super) async fn handle(
     for topic in request.topics {
         let grown = match request.validate_only {
             true => Ok(()),
-            false => {
-                call.shared
-                    .storage
-                    .add_partitions(&topic.name, topic.count)
-                    .await
-            }
+            false => call.shared.storage.add_partitions(&topic.name, topic.count).await,
         };
         let row = CreatePartitionsTopicResult::default().with_name(topic.name);
         rows.push(match grown {

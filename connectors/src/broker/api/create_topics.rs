@@ -57,27 +57,18 @@ async fn create(
     };
     let storage = &call.shared.storage;
     if validate_only {
-        return storage
-            .check_topic(&topic.name, partitions, &overrides)
-            .map(|_| None);
+        return storage.check_topic(&topic.name, partitions, &overrides).map(|_| None);
     }
-    storage
-        .create_topic(&topic.name, partitions, overrides)
-        .await
-        .map(Some)
+    storage.create_topic(&topic.name, partitions, overrides).await.map(Some)
 }
 
 fn describe(row: CreatableTopicResult, topic: &Topic) -> CreatableTopicResult {
-    let configs = topic
-        .settings
-        .rows(&topic.overrides)
-        .into_iter()
-        .map(|setting| {
-            CreatableTopicConfigs::default()
-                .with_name(text(setting.name))
-                .with_value(Some(text(setting.value)))
-                .with_config_source(if setting.is_default { 5 } else { 1 })
-        });
+    let configs = topic.settings.rows(&topic.overrides).into_iter().map(|setting| {
+        CreatableTopicConfigs::default()
+            .with_name(text(setting.name))
+            .with_value(Some(text(setting.value)))
+            .with_config_source(if setting.is_default { 5 } else { 1 })
+    });
     row.with_topic_id(topic.id)
         .with_num_partitions(i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX))
         .with_replication_factor(1)

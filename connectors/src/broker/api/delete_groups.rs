@@ -26,11 +26,7 @@ async fn delete(call: &Call, id: &str) -> Result<(), ResponseError> {
     let known = call.shared.groups.remove_empty(id)?;
     let deletions = call.shared.storage.tables.offsets.deletions_of_group(id);
     if deletions.is_empty() {
-        return if known {
-            Ok(())
-        } else {
-            Err(ResponseError::GroupIdNotFound)
-        };
+        return if known { Ok(()) } else { Err(ResponseError::GroupIdNotFound) };
     }
     call.shared.storage.commit(deletions).await
 }

@@ -30,11 +30,8 @@ pub(in super::super) async fn handle(
                 Err(error) => row.with_low_watermark(-1).with_error_code(error.code()),
             });
         }
-        topics.push(
-            DeleteRecordsTopicResult::default()
-                .with_name(topic.name)
-                .with_partitions(rows),
-        );
+        topics
+            .push(DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(rows));
     }
     DeleteRecordsResponse::default().with_topics(topics)
 }

@@ -30,34 +30,21 @@ pub(in super::super) async fn handle(
 async fn delete(call: &Call, wanted: DeleteTopicState) -> DeletableTopicResult {
     let storage = &call.shared.storage;
     let by_name = wanted.name.as_ref().map(|name| name.as_str().to_owned());
-    let name = by_name.or_else(|| {
-        storage
-            .tables
-            .topics
-            .by_id(wanted.topic_id)
-            .map(|topic| topic.name.clone())
-    });
+    let name = by_name
+        .or_else(|| storage.tables.topics.by_id(wanted.topic_id).map(|topic| topic.name.clone()));
     let deleted = match &name {
         Some(name) => storage.delete_topic(name).await,
-        None => Err(Refusal::new(
-            ResponseError::UnknownTopicId,
-            "no topic has this id",
-        )),
+        None => Err(Refusal::new(ResponseError::UnknownTopicId, "no topic has this id")),
     };
     let row = DeletableTopicResult::default()
         .with_name(Some(TopicName(text(name.unwrap_or_default()))))
-        .with_topic_id(if call.version >= 6 {
-            wanted.topic_id
-        } else {
-            Uuid::nil()
-        });
+        .with_topic_id(if call.version >= 6 { wanted.topic_id } else { Uuid::nil() });
     match deleted {
         Ok(()) => row,
         Err(refusal) => {
             // Only version 5 and later carry a message.
             let message = (call.version >= 5).then(|| text(refusal.message));
-            row.with_error_code(refusal.error.code())
-                .with_error_message(message)
+            row.with_error_code(refusal.error.code()).with_error_message(message)
         }
     }
 }

@@ -61,11 +61,7 @@ fn describe(
             let settings = topic.settings.rows(&topic.overrides).into_iter();
             Ok(settings
                 .map(|setting| {
-                    let source = if setting.is_default {
-                        SOURCE_DEFAULT
-                    } else {
-                        SOURCE_TOPIC
-                    };
+                    let source = if setting.is_default { SOURCE_DEFAULT } else { SOURCE_TOPIC };
                     row(setting.name, setting.value, source).with_config_type(setting.kind)
                 })
                 .collect())
@@ -86,10 +82,7 @@ fn broker_rows(call: &Call) -> Vec<DescribeConfigsResourceResult> {
         ("broker.id", NODE_ID.to_string()),
         ("num.partitions", config.default_partitions.to_string()),
         ("default.replication.factor", "1".to_owned()),
-        (
-            "auto.create.topics.enable",
-            config.auto_create_topics.to_string(),
-        ),
+        ("auto.create.topics.enable", config.auto_create_topics.to_string()),
     ];
     // As in Apache Kafka, the broker's names of topic settings start with "log.".
     let names = [
@@ -99,14 +92,10 @@ fn broker_rows(call: &Call) -> Vec<DescribeConfigsResourceResult> {
         ("max.message.bytes", "message.max.bytes"),
     ];
     for setting in topic_defaults.unwrap_or_default() {
-        let name = names
-            .iter()
-            .find(|(topic_name, _)| *topic_name == setting.name);
+        let name = names.iter().find(|(topic_name, _)| *topic_name == setting.name);
         rows.extend(name.map(|(_, broker_name)| (*broker_name, setting.value)));
     }
-    rows.into_iter()
-        .map(|(name, value)| row(name, value, SOURCE_STATIC))
-        .collect()
+    rows.into_iter().map(|(name, value)| row(name, value, SOURCE_STATIC)).collect()
 }
 
 fn row(name: &'static str, value: String, source: i8) -> DescribeConfigsResourceResult {

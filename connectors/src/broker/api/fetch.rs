@@ -39,9 +39,7 @@ pub(in super::super) async fn handle(call: Arc<Call>, request: FetchRequest) -> 
         return FetchResponse::default().with_error_code(error.code());
     }
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
-    let bytes_max = usize::try_from(request.max_bytes)
-        .unwrap_or(0)
-        .min(FETCH_BYTES_MAX);
+    let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let deadline = Instant::now() + wait.min(WAIT_MAX);
     let (names, wanted) = resolve(&call, request);
@@ -56,11 +54,7 @@ pub(in super::super) async fn handle(call: Arc<Call>, request: FetchRequest) -> 
         }
         let found = read(Arc::clone(&wanted), bytes_max).await;
         let failed = found.iter().any(Result::is_err);
-        let bytes: usize = found
-            .iter()
-            .flatten()
-            .map(|slice| slice.records.len())
-            .sum();
+        let bytes: usize = found.iter().flatten().map(|slice| slice.records.len()).sum();
         if failed || bytes >= bytes_min || watchers.is_empty() {
             return respond(names, &wanted, found);
         }
@@ -85,10 +79,7 @@ fn resolve(call: &Call, request: FetchRequest) -> (Vec<TopicName>, Vec<Wanted>) 
                 index,
                 offset: partition.fetch_offset,
                 bytes_max: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
-                partition: known
-                    .as_ref()
-                    .and_then(|topic| topic.partition(index))
-                    .map(Arc::clone),
+                partition: known.as_ref().and_then(|topic| topic.partition(index)).map(Arc::clone),
             });
         }
         names.push(topic.topic);
@@ -124,10 +115,8 @@ fn read_blocking(wanted: &[Wanted], bytes_max: usize) -> Found {
 }
 
 fn respond(names: Vec<TopicName>, wanted: &[Wanted], found: Found) -> FetchResponse {
-    let mut topics: Vec<FetchableTopicResponse> = names
-        .into_iter()
-        .map(|name| FetchableTopicResponse::default().with_topic(name))
-        .collect();
+    let mut topics: Vec<FetchableTopicResponse> =
+        names.into_iter().map(|name| FetchableTopicResponse::default().with_topic(name)).collect();
     for (one, found) in wanted.iter().zip(found) {
         let row = PartitionData::default()
             .with_partition_index(one.index)

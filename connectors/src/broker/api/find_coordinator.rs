@@ -23,19 +23,13 @@ pub(in super::super) async fn handle(
             ResponseError::TransactionalIdAuthorizationFailed,
             "the embedded broker has no transactions; use Apache Kafka",
         )),
-        _ => Some((
-            ResponseError::InvalidRequest,
-            "only groups have a coordinator here",
-        )),
+        _ => Some((ResponseError::InvalidRequest, "only groups have a coordinator here")),
     };
     let (host, port) = advertised(&call.shared, &call.peer);
     if call.version < 4 {
         let response = FindCoordinatorResponse::default();
         return match refused {
-            None => response
-                .with_node_id(BrokerId(NODE_ID))
-                .with_host(host)
-                .with_port(port),
+            None => response.with_node_id(BrokerId(NODE_ID)).with_host(host).with_port(port),
             Some((error, message)) => response
                 .with_error_code(error.code())
                 .with_error_message(Some(text(message)))
@@ -46,10 +40,7 @@ pub(in super::super) async fn handle(
     let rows = request.coordinator_keys.into_iter().map(|key| {
         let row = Coordinator::default().with_key(key);
         match refused {
-            None => row
-                .with_node_id(BrokerId(NODE_ID))
-                .with_host(host.clone())
-                .with_port(port),
+            None => row.with_node_id(BrokerId(NODE_ID)).with_host(host.clone()).with_port(port),
             Some((error, message)) => row
                 .with_error_code(error.code())
                 .with_error_message(Some(text(message)))

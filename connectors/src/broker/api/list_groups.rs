@@ -22,10 +22,7 @@ pub(in super::super) async fn handle(
     let rows = groups
         .into_iter()
         .filter(|(_, (state, _))| {
-            wanted.is_empty()
-                || wanted
-                    .iter()
-                    .any(|wanted| wanted.eq_ignore_ascii_case(state))
+            wanted.is_empty() || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(state))
         })
         .map(|(name, (state, protocol_type))| {
             let row = ListedGroup::default()

@@ -34,18 +34,12 @@ pub(in super::super) async fn handle(
                 Ok((offset, timestamp)) => row
                     .with_offset(offset)
                     .with_timestamp(timestamp)
-                    .with_leader_epoch(if offset < 0 { -1 } else { 0 }),
-                Err(error) => row
-                    .with_error_code(error.code())
-                    .with_offset(-1)
-                    .with_timestamp(-1),
+                    .with_leader_epoch(if offset < 0 || call.version < 4 { -1 } else { 0 }),
+                Err(error) => row.with_error_code(error.code()).with_offset(-1).with_timestamp(-1),
             });
         }
-        topics.push(
-            ListOffsetsTopicResponse::default()
-                .with_name(topic.name)
-                .with_partitions(rows),
-        );
+        topics
+            .push(ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(rows));
     }
     ListOffsetsResponse::default().with_topics(topics)
 }
@@ -63,8 +57,6 @@ async fn find(partition: PartitionRef, timestamp: i64) -> Result<(i64, i64), Res
         LARGEST_TIME => partition.offset_of_max_time(),
         _ => partition.offset_for_time(timestamp),
     });
-    let found = search
-        .await
-        .unwrap_or(Err(ResponseError::UnknownServerError))?;
+    let found = search.await.unwrap_or(Err(ResponseError::UnknownServerError))?;
     Ok(found.unwrap_or((-1, -1)))
 }

@@ -32,13 +32,7 @@ pub(in super::super) async fn handle(
             }
             rows
         }
-        _ => storage
-            .tables
-            .topics
-            .all()
-            .iter()
-            .map(|topic| describe(topic))
-            .collect(),
+        _ => storage.tables.topics.all().iter().map(|topic| describe(topic)).collect(),
     };
     let (host, port) = advertised(&call.shared, &call.peer);
     let broker = MetadataResponseBroker::default()
@@ -86,10 +80,7 @@ async fn one(call: &Call, wanted: MetadataRequestTopic, may_create: bool) -> Met
 fn failed(name: Option<TopicName>, id: Uuid, error: ResponseError) -> MetadataResponseTopic {
     // Versions before 12 cannot leave the name out.
     let name = name.or_else(|| Some(TopicName::default()));
-    MetadataResponseTopic::default()
-        .with_error_code(error.code())
-        .with_name(name)
-        .with_topic_id(id)
+    MetadataResponseTopic::default().with_error_code(error.code()).with_name(name).with_topic_id(id)
 }
 
 fn describe(topic: &Topic) -> MetadataResponseTopic {

@@ -50,8 +50,5 @@ fn advertised(shared: &Shared, peer: &Peer) -> (StrBytes, i32) {
     {
         return (text(host), i32::from(port));
     }
-    (
-        text(peer.local.ip().to_string()),
-        i32::from(peer.local.port()),
-    )
+    (text(peer.local.ip().to_string()), i32::from(peer.local.port()))
 }

@@ -59,9 +59,7 @@ pub(in super::super) async fn handle(
                 .with_partition_index(index)
                 .with_error_code(code(verdict.and(checked)))
         });
-        OffsetCommitResponseTopic::default()
-            .with_name(name)
-            .with_partitions(rows.collect())
+        OffsetCommitResponseTopic::default().with_name(name).with_partitions(rows.collect())
     });
     OffsetCommitResponse::default().with_topics(topics.collect())
 }

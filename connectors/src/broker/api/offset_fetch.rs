@@ -22,44 +22,24 @@ pub(in super::super) async fn handle(
     let offsets = &call.shared.storage.tables.offsets;
     if call.version < 8 {
         let wanted = request.topics.map(|topics| {
-            topics
-                .into_iter()
-                .map(|topic| (topic.name, topic.partition_indexes))
-                .collect()
+            topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect()
         });
-        let topics = find(offsets, &request.group_id, wanted)
-            .into_iter()
-            .map(|(name, rows)| {
-                let rows = rows
-                    .into_iter()
-                    .map(|(index, committed)| old_row(index, committed));
-                OffsetFetchResponseTopic::default()
-                    .with_name(name)
-                    .with_partitions(rows.collect())
-            });
+        let topics = find(offsets, &request.group_id, wanted).into_iter().map(|(name, rows)| {
+            let rows = rows.into_iter().map(|(index, committed)| old_row(index, committed));
+            OffsetFetchResponseTopic::default().with_name(name).with_partitions(rows.collect())
+        });
         return OffsetFetchResponse::default().with_topics(topics.collect());
     }
     let groups = request.groups.into_iter().map(|group| {
         let wanted = group.topics.map(|topics| {
-            topics
-                .into_iter()
-                .map(|topic| (topic.name, topic.partition_indexes))
-                .collect()
+            topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect()
         });
-        let topics = find(offsets, &group.group_id, wanted)
-            .into_iter()
-            .map(|(name, rows)| {
-                let rows = rows
-                    .into_iter()
-                    .map(|(index, committed)| row(index, committed));
-                OffsetFetchResponseTopics::default()
-                    .with_name(name)
-                    .with_partitions(rows.collect())
-            });
+        let topics = find(offsets, &group.group_id, wanted).into_iter().map(|(name, rows)| {
+            let rows = rows.into_iter().map(|(index, committed)| row(index, committed));
+            OffsetFetchResponseTopics::default().with_name(name).with_partitions(rows.collect())
+        });
         let topics = topics.collect();
-        OffsetFetchResponseGroup::default()
-            .with_group_id(group.group_id)
-            .with_topics(topics)
+        OffsetFetchResponseGroup::default().with_group_id(group.group_id).with_topics(topics)
     });
     OffsetFetchResponse::default().with_groups(groups.collect())
 }
@@ -68,9 +48,7 @@ pub(in super::super) async fn handle(
 fn find(offsets: &OffsetTable, group: &str, wanted: Option<Vec<(TopicName, Vec<i32>)>>) -> Found {
     let Some(wanted) = wanted else {
         let all = offsets.of_group(group).into_iter().map(|(topic, rows)| {
-            let rows = rows
-                .into_iter()
-                .map(|(index, committed)| (index, Some(committed)));
+            let rows = rows.into_iter().map(|(index, committed)| (index, Some(committed)));
             (TopicName(text(topic)), rows.collect())
         });
         return all.collect();

@@ -30,12 +30,7 @@ pub(in super::super) async fn start(mut call: Call) -> Result<Pending> {
     let refusal = refusal(&request);
     let acks = request.acks;
     let mut topics = Vec::with_capacity(request.topic_data.len());
-    for TopicProduceData {
-        name,
-        partition_data,
-        ..
-    } in request.topic_data
-    {
+    for TopicProduceData { name, partition_data, .. } in request.topic_data {
         let mut partitions = Vec::with_capacity(partition_data.len());
         for data in partition_data {
             let index = data.index;
@@ -76,9 +71,7 @@ async fn append(
     let partition = partition.ok_or(ResponseError::UnknownTopicOrPartition)?;
     let records = data.records.ok_or(ResponseError::InvalidRecord)?;
     let batches = batch::split(&records, partition.settings.message_bytes_max)?;
-    let answer = storage
-        .append(PartitionRef::clone(&partition), batches)
-        .await;
+    let answer = storage.append(PartitionRef::clone(&partition), batches).await;
     Ok((partition, answer))
 }
 
@@ -95,18 +88,16 @@ async fn finish(name: TopicName, started: Vec<Started>) -> TopicProduceResponse 
             Err(error) => Err(error),
         };
         rows.push(match placed {
-            Ok((placed, log_start)) => row
-                .with_base_offset(placed.base_offset)
-                .with_log_start_offset(log_start),
+            Ok((placed, log_start)) => {
+                row.with_base_offset(placed.base_offset).with_log_start_offset(log_start)
+            }
             Err(error) => row
                 .with_error_code(error.code())
                 .with_base_offset(-1)
                 .with_error_message(message(error).map(text)),
         });
     }
-    TopicProduceResponse::default()
-        .with_name(name)
-        .with_partition_responses(rows)
+    TopicProduceResponse::default().with_name(name).with_partition_responses(rows)
 }
 
 fn message(error: ResponseError) -> Option<&'static str> {

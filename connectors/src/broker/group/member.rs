@@ -63,9 +63,7 @@ impl Member {
     /// The subscription for one assignor.
     pub(super) fn metadata(&self, protocol: &str) -> Bytes {
         let found = self.protocols.iter().find(|(name, _)| name == protocol);
-        found
-            .map(|(_, metadata)| metadata.clone())
-            .unwrap_or_default()
+        found.map(|(_, metadata)| metadata.clone()).unwrap_or_default()
     }
 
     pub(super) fn supports(&self, protocol: &str) -> bool {
@@ -74,9 +72,7 @@ impl Member {
 
     /// Whether it waits for a join whose connection is still there.
     pub(super) fn is_joining(&self) -> bool {
-        self.join_reply
-            .as_ref()
-            .is_some_and(|reply| !reply.is_closed())
+        self.join_reply.as_ref().is_some_and(|reply| !reply.is_closed())
     }
 }
 

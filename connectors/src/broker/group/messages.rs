@@ -50,10 +50,7 @@ pub(in super::super) struct JoinRefused {
 
 impl From<ResponseError> for JoinRefused {
     fn from(error: ResponseError) -> Self {
-        Self {
-            error,
-            member_id: String::new(),
-        }
+        Self { error, member_id: String::new() }
     }
 }
 

@@ -31,10 +31,7 @@ pub(super) struct Coordinator {
 impl Coordinator {
     /// A coordinator whose empty groups wait `initial_delay` for more members.
     pub(super) fn new(initial_delay: Duration) -> Self {
-        Self {
-            initial_delay,
-            groups: Mutex::new(HashMap::new()),
-        }
+        Self { initial_delay, groups: Mutex::new(HashMap::new()) }
     }
 
     /// Enters a group; returns when the rebalance it caused or met is over.
@@ -91,14 +88,9 @@ impl Coordinator {
 
     /// Name, state and protocol type of every group.
     pub(super) fn list(&self) -> Vec<(String, (&'static str, String))> {
-        let groups: Vec<_> = lock(&self.groups)
-            .iter()
-            .map(|(id, group)| (id.clone(), Arc::clone(group)))
-            .collect();
-        groups
-            .into_iter()
-            .map(|(id, group)| (id, lock(&group).summary()))
-            .collect()
+        let groups: Vec<_> =
+            lock(&self.groups).iter().map(|(id, group)| (id.clone(), Arc::clone(group))).collect();
+        groups.into_iter().map(|(id, group)| (id, lock(&group).summary())).collect()
     }
 
     /// Forgets a group without members; says whether it was known.
@@ -124,10 +116,7 @@ impl Coordinator {
     }
 
     fn get(&self, id: &str) -> Result<Arc<Mutex<Group>>, ResponseError> {
-        lock(&self.groups)
-            .get(id)
-            .map(Arc::clone)
-            .ok_or(ResponseError::UnknownMemberId)
+        lock(&self.groups).get(id).map(Arc::clone).ok_or(ResponseError::UnknownMemberId)
     }
 
     fn get_or_create(&self, id: &str) -> Result<Arc<Mutex<Group>>, ResponseError> {

@@ -89,10 +89,8 @@ impl Group {
         let member_id = self.identify(&mut join, now)?;
         let (reply, answer) = oneshot::channel();
         let is_new = !self.members.contains_key(&member_id);
-        let has_changed = self
-            .members
-            .get(&member_id)
-            .is_none_or(|member| member.protocols != join.protocols);
+        let has_changed =
+            self.members.get(&member_id).is_none_or(|member| member.protocols != join.protocols);
         if let Some(member) = self.members.get_mut(&member_id) {
             member.update(join, now);
         } else {
@@ -223,10 +221,7 @@ impl Group {
         if let Phase::Completing { deadline } = self.phase
             && deadline <= now
         {
-            let silent = self
-                .members
-                .iter()
-                .filter(|(_, member)| member.sync_reply.is_none());
+            let silent = self.members.iter().filter(|(_, member)| member.sync_reply.is_none());
             overdue.extend(silent.map(|(id, _)| id.clone()));
         }
         if !overdue.is_empty() {
@@ -255,11 +250,7 @@ impl Group {
         Description {
             state: self.state_name(),
             protocol_type: self.protocol_type.clone(),
-            protocol: if self.is_empty() {
-                String::new()
-            } else {
-                self.protocol.clone()
-            },
+            protocol: if self.is_empty() { String::new() } else { self.protocol.clone() },
             members: members.collect(),
         }
     }
@@ -295,11 +286,7 @@ impl Group {
 
     /// The id a join speaks for, which may be a new one.
     fn identify(&mut self, join: &mut Join, now: Instant) -> Result<String, JoinRefused> {
-        let known = join
-            .instance_id
-            .as_ref()
-            .and_then(|id| self.instances.get(id))
-            .cloned();
+        let known = join.instance_id.as_ref().and_then(|id| self.instances.get(id)).cloned();
         if join.member_id.is_empty() {
             if self.members.len() + self.promised.len() >= MEMBERS_MAX {
                 return Err(ResponseError::GroupMaxSizeReached.into());
@@ -312,10 +299,7 @@ impl Group {
             } else if join.instance_id.is_none() && join.needs_known_id {
                 let session = Duration::from_millis(join.session_timeout_ms.unsigned_abs().into());
                 self.promised.insert(id.clone(), now + session);
-                return Err(JoinRefused {
-                    error: ResponseError::MemberIdRequired,
-                    member_id: id,
-                });
+                return Err(JoinRefused { error: ResponseError::MemberIdRequired, member_id: id });
             }
             join.member_id.clone_from(&id);
             return Ok(id);
@@ -331,10 +315,7 @@ impl Group {
     }
 
     fn check_generation(&self, member: &MemberRef) -> Result<(), ResponseError> {
-        let known = member
-            .instance_id
-            .as_ref()
-            .and_then(|id| self.instances.get(id));
+        let known = member.instance_id.as_ref().and_then(|id| self.instances.get(id));
         if known.is_some_and(|known| *known != member.id) {
             return Err(ResponseError::FencedInstanceId);
         }
@@ -352,12 +333,10 @@ impl Group {
             self.protocol_type.clone_from(&join.protocol_type);
         }
         if let Some(instance_id) = &join.instance_id {
-            self.instances
-                .insert(instance_id.clone(), member_id.to_owned());
+            self.instances.insert(instance_id.clone(), member_id.to_owned());
         }
         self.order.push(member_id.to_owned());
-        self.members
-            .insert(member_id.to_owned(), Member::new(join, now));
+        self.members.insert(member_id.to_owned(), Member::new(join, now));
     }
 
     fn remove(&mut self, member_id: &str) {
@@ -398,16 +377,9 @@ impl Group {
             Phase::Empty => self.initial_delay,
             _ => Duration::ZERO,
         };
-        let longest = self
-            .members
-            .values()
-            .map(|member| member.rebalance_timeout)
-            .max();
+        let longest = self.members.values().map(|member| member.rebalance_timeout).max();
         let deadline = now + longest.unwrap_or_default().max(delay);
-        self.phase = Phase::Preparing {
-            earliest: now + delay,
-            deadline,
-        };
+        self.phase = Phase::Preparing { earliest: now + delay, deadline };
     }
 
     fn try_complete_join(&mut self, now: Instant) {
@@ -436,14 +408,8 @@ impl Group {
         if !self.members.contains_key(&self.leader) {
             self.leader = self.order.first().cloned().unwrap_or_default();
         }
-        let longest = self
-            .members
-            .values()
-            .map(|member| member.rebalance_timeout)
-            .max();
-        self.phase = Phase::Completing {
-            deadline: now + longest.unwrap_or_default(),
-        };
+        let longest = self.members.values().map(|member| member.rebalance_timeout).max();
+        self.phase = Phase::Completing { deadline: now + longest.unwrap_or_default() };
         for id in self.order.clone() {
             let joined = self.joined(&id);
             let Some(member) = self.members.get_mut(&id) else {
@@ -470,9 +436,7 @@ impl Group {
             }
         }
         let winner = votes.iter().max_by_key(|(_, count)| *count);
-        winner
-            .map(|(name, _)| (*name).to_owned())
-            .unwrap_or_default()
+        winner.map(|(name, _)| (*name).to_owned()).unwrap_or_default()
     }
 
     fn joined(&self, member_id: &str) -> Joined {
@@ -490,11 +454,7 @@ impl Group {
             protocol: self.protocol.clone(),
             leader: self.leader.clone(),
             member_id: member_id.to_owned(),
-            members: if member_id == self.leader {
-                members.collect()
-            } else {
-                Vec::new()
-            },
+            members: if member_id == self.leader { members.collect() } else { Vec::new() },
         }
     }
 

@@ -47,10 +47,7 @@ impl Appender {
     /// An appender at the end of what was recovered; takes its producers.
     pub(super) fn new(recovered: &mut Recovered) -> Self {
         let producers = std::mem::take(&mut recovered.producers);
-        let open = recovered
-            .segments
-            .last()
-            .expect("recovery returns at least one segment");
+        let open = recovered.segments.last().expect("recovery returns at least one segment");
         Self {
             file: Arc::clone(&open.file),
             written: open.bytes,
@@ -92,16 +89,12 @@ impl Appender {
                 return Err(ResponseError::OutOfOrderSequenceNumber);
             }
             let end_offset = base_offset + i64::from(header.last_offset_delta) + 1;
-            return Ok(Placed {
-                base_offset,
-                end_offset,
-            });
+            return Ok(Placed { base_offset, end_offset });
         }
         let incoming: usize = batches.iter().map(|batch| batch.bytes.len()).sum();
         let size = self.written + self.buffer.len() as u64;
         if size > 0 && size + incoming as u64 > partition.settings.segment_bytes {
-            self.roll(partition)
-                .map_err(|error| storage_failed(partition, &error))?;
+            self.roll(partition).map_err(|error| storage_failed(partition, &error))?;
         }
         Ok(self.buffer_all(partition, batches))
     }
@@ -123,10 +116,7 @@ impl Appender {
                 storage_failed(partition, &error);
             }
         }
-        Placed {
-            base_offset,
-            end_offset: self.next_offset,
-        }
+        Placed { base_offset, end_offset: self.next_offset }
     }
 
     /// Makes everything appended durable and visible.
@@ -140,10 +130,7 @@ impl Appender {
         let flushed = self.write_buffer().and_then(|()| self.file.sync_data());
         flushed.inspect_err(|_| self.failed = true)?;
         let mut state = partition.state_mut();
-        let open = state
-            .segments
-            .last_mut()
-            .expect("a partition has an open segment");
+        let open = state.segments.last_mut().expect("a partition has an open segment");
         for stored in self.pending.drain(..) {
             open.note(&stored);
         }
@@ -160,10 +147,7 @@ impl Appender {
         let segment = Segment::create(&partition.dir, self.next_offset).inspect_err(|_| {
             self.failed = true;
             // An empty file left here would look like a hole in the log at the next start.
-            drop(fs::remove_file(segment::path_of(
-                &partition.dir,
-                self.next_offset,
-            )));
+            drop(fs::remove_file(segment::path_of(&partition.dir, self.next_offset)));
         })?;
         self.file = Arc::clone(&segment.file);
         self.written = 0;
@@ -193,10 +177,7 @@ impl Appender {
 
     fn heal(&mut self, partition: &Partition) -> io::Result<()> {
         let state = partition.state();
-        let open = state
-            .segments
-            .last()
-            .expect("a partition has an open segment");
+        let open = state.segments.last().expect("a partition has an open segment");
         open.file.set_len(open.bytes)?;
         open.file.sync_all()?;
         let files: Vec<_> = state

@@ -142,9 +142,7 @@ fn check(header: &Header, bytes: &[u8], bytes_max: u64) -> Result<(), ResponseEr
 
 /// Whether the stored checksum is the one of the bytes.
 pub(crate) fn checksum_holds(header: &Header, bytes: &[u8]) -> bool {
-    bytes
-        .get(CHECKED_FROM..)
-        .is_some_and(|checked| crc32c::crc32c(checked) == header.crc)
+    bytes.get(CHECKED_FROM..).is_some_and(|checked| crc32c::crc32c(checked) == header.crc)
 }
 
 /// Appends a batch to `out` with its place in the log written into it.
@@ -198,11 +196,7 @@ fn varint(bytes: &[u8]) -> Option<(i64, &[u8])> {
         value |= u64::from(byte & 0x7f) << (7 * index).min(63);
         if byte & 0x80 == 0 {
             let magnitude = i64::try_from(value >> 1).ok()?;
-            let decoded = if value & 1 == 0 {
-                magnitude
-            } else {
-                -magnitude - 1
-            };
+            let decoded = if value & 1 == 0 { magnitude } else { -magnitude - 1 };
             return Some((decoded, &bytes[index + 1..]));
         }
     }

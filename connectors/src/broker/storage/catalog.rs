@@ -46,11 +46,7 @@ pub(crate) struct Topics {
 impl Topics {
     /// A topic by name.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Topic>> {
-        self.by_name
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .map(Arc::clone)
+        self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name).map(Arc::clone)
     }
 
     /// A topic by id.
@@ -71,10 +67,7 @@ impl Topics {
     }
 
     fn remove(&self, name: &str) {
-        self.by_name
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+        self.by_name.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 }
 
@@ -109,29 +102,19 @@ impl Catalog {
             None if has_partitions(&root)? => {
                 return Err(Error::corrupt(
                     "TM613",
-                    format!(
-                        "broker file '{}' is missing but topics are there",
-                        path.display()
-                    ),
+                    format!("broker file '{}' is missing but topics are there", path.display()),
                 )
                 .help("restore the file from a backup, or start with an empty data directory"));
             }
             None => {
                 let cluster_id = Uuid::new_v4().simple().to_string();
-                let content = CatalogFile {
-                    cluster_id,
-                    topics: BTreeMap::new(),
-                };
+                let content = CatalogFile { cluster_id, topics: BTreeMap::new() };
                 let written = files::replace_json(&path, &content);
                 written.map_err(|error| failed("write", &path, &error))?;
                 content
             }
         };
-        let catalog = Self {
-            root,
-            config: config.clone(),
-            content,
-        };
+        let catalog = Self { root, config: config.clone(), content };
         catalog.remove_leftovers()?;
         for (name, row) in &catalog.content.topics {
             topics.insert(Arc::new(catalog.open_topic(name, row)?));
@@ -157,11 +140,7 @@ impl Catalog {
         partitions: i32,
         overrides: BTreeMap<String, String>,
     ) -> Result<Arc<Topic>> {
-        let row = TopicRow {
-            id: Uuid::new_v4().to_string(),
-            partitions,
-            overrides,
-        };
+        let row = TopicRow { id: Uuid::new_v4().to_string(), partitions, overrides };
         self.create_dirs(name, &row, 0)?;
         let topic = Arc::new(self.open_topic(name, &row)?);
         self.replace(|content| {
@@ -177,19 +156,11 @@ impl Catalog {
             return Ok(());
         };
         let from = row.partitions;
-        let row = TopicRow {
-            partitions,
-            ..row.clone()
-        };
+        let row = TopicRow { partitions, ..row.clone() };
         self.create_dirs(&topic.name, &row, from)?;
         let mut refs: Vec<PartitionRef> = topic.partitions.iter().map(Arc::clone).collect();
         for index in from..partitions {
-            refs.push(Arc::new(self.open_partition(
-                &topic.name,
-                index,
-                &row,
-                topic.settings,
-            )?));
+            refs.push(Arc::new(self.open_partition(&topic.name, index, &row, topic.settings)?));
         }
         self.replace(|content| {
             content.topics.insert(topic.name.clone(), row);
@@ -245,13 +216,7 @@ impl Catalog {
             partitions.push(Arc::new(self.open_partition(name, index, row, settings)?));
         }
         let overrides = row.overrides.clone();
-        Ok(Topic {
-            name: name.to_owned(),
-            id,
-            settings,
-            overrides,
-            partitions,
-        })
+        Ok(Topic { name: name.to_owned(), id, settings, overrides, partitions })
     }
 
     fn open_partition(
@@ -286,10 +251,7 @@ impl Catalog {
 }
 
 fn name_of(topic: &str, index: i32) -> PartitionName {
-    PartitionName {
-        topic: topic.to_owned(),
-        index,
-    }
+    PartitionName { topic: topic.to_owned(), index }
 }
 
 /// Directories that say they hold a partition; anything else in the data directory is left alone.

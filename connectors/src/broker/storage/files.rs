@@ -37,12 +37,9 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) => return Err(failed("read", path, &error)),
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        Error::corrupt(
-            "TM612",
-            format!("broker file '{}' is not readable", path.display()),
-        )
-        .because(error.to_string())
-        .help("restore the file from a backup, or start with an empty data directory")
+        Error::corrupt("TM612", format!("broker file '{}' is not readable", path.display()))
+            .because(error.to_string())
+            .help("restore the file from a backup, or start with an empty data directory")
     })
 }
 
@@ -53,9 +50,6 @@ pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// An I/O failure as an error that names the file.
 pub(crate) fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
-    Error::unavailable(
-        "TM611",
-        format!("could not {action} broker file '{}'", path.display()),
-    )
-    .because(error.to_string())
+    Error::unavailable("TM611", format!("could not {action} broker file '{}'", path.display()))
+        .because(error.to_string())
 }

@@ -115,27 +115,15 @@ impl LogThread {
     }
 
     fn append(&mut self, append: Append, round: &mut Round) {
-        let Append {
-            partition,
-            batches,
-            reply,
-        } = append;
+        let Append { partition, batches, reply } = append;
         let placed = partition.appender().append(&partition, &batches);
-        if !round
-            .touched
-            .iter()
-            .any(|touched| touched.name == partition.name)
-        {
+        if !round.touched.iter().any(|touched| touched.name == partition.name) {
             round.touched.push(PartitionRef::clone(&partition));
         }
         match placed {
             Ok(placed) => {
                 round.bytes += batches.iter().map(|batch| batch.bytes.len()).sum::<usize>();
-                round.appends.push(Waiting {
-                    partition,
-                    placed,
-                    reply,
-                });
+                round.appends.push(Waiting { partition, placed, reply });
             }
             Err(error) => answer(reply, Err(error)),
         }
@@ -148,12 +136,7 @@ impl LogThread {
             [one] => flush(one),
             many => flush_all(many),
         }
-        for Waiting {
-            partition,
-            placed,
-            reply,
-        } in round.appends
-        {
+        for Waiting { partition, placed, reply } in round.appends {
             let (_, high_watermark) = partition.bounds();
             let durable = match placed.end_offset <= high_watermark {
                 true => Ok(placed),
@@ -167,13 +150,10 @@ impl LogThread {
         if round.commits.is_empty() {
             return;
         }
-        let flushed = self
-            .offset_file
-            .flush(&self.tables.offsets)
-            .map_err(|error| {
-                tracing::error!(error = %error, "could not write committed offsets");
-                ResponseError::KafkaStorageError
-            });
+        let flushed = self.offset_file.flush(&self.tables.offsets).map_err(|error| {
+            tracing::error!(error = %error, "could not write committed offsets");
+            ResponseError::KafkaStorageError
+        });
         for reply in round.commits {
             answer(reply, flushed);
         }

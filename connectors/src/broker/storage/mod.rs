@@ -71,10 +71,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn new(error: ResponseError, message: impl Into<String>) -> Self {
-        Self {
-            error,
-            message: message.into(),
-        }
+        Self { error, message: message.into() }
     }
 
     fn storage(error: &Error) -> Self {
@@ -108,9 +105,7 @@ impl StorageThread {
     /// Lets the log thread finish what it was asked and waits for it. Blocks.
     pub(super) fn stop(self) -> Result<()> {
         drop(self.commands.blocking_send(Command::Stop));
-        self.thread
-            .join()
-            .map_err(|_| Error::internal("the broker's log thread panicked"))
+        self.thread.join().map_err(|_| Error::internal("the broker's log thread panicked"))
     }
 }
 
@@ -128,31 +123,16 @@ impl Storage {
         let largest_id = partitions.filter_map(|one| one.largest_producer_id()).max();
         let producer_ids = ProducerIds::open(root.join("producer-ids.json"), largest_id)?;
         let cluster_id = catalog.cluster_id().to_owned();
-        let log_thread = LogThread {
-            tables: Arc::clone(&tables),
-            catalog,
-            offset_file,
-            producer_ids,
-        };
+        let log_thread =
+            LogThread { tables: Arc::clone(&tables), catalog, offset_file, producer_ids };
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let thread = std::thread::Builder::new()
             .name("broker-log".to_owned())
             .spawn(move || log_thread.run(receiver))
             .map_err(|error| files::failed("start the log thread for", root, &error))?;
-        let storage = Self {
-            tables,
-            cluster_id,
-            config: config.clone(),
-            commands: commands.clone(),
-        };
-        Ok((
-            storage,
-            StorageThread {
-                thread,
-                commands,
-                _lock: lock,
-            },
-        ))
+        let storage =
+            Self { tables, cluster_id, config: config.clone(), commands: commands.clone() };
+        Ok((storage, StorageThread { thread, commands, _lock: lock }))
     }
 
     /// A topic by name.
@@ -173,29 +153,15 @@ impl Storage {
     ) -> oneshot::Receiver<Result<Placed, ResponseError>> {
         let (reply, answer) = oneshot::channel();
         // If the log thread has gone, the reply is dropped and the receiver says so.
-        drop(
-            self.commands
-                .send(Command::Append(Append {
-                    partition,
-                    batches,
-                    reply,
-                }))
-                .await,
-        );
+        drop(self.commands.send(Command::Append(Append { partition, batches, reply })).await);
         answer
     }
 
     /// Commits offsets durably.
     pub(super) async fn commit(&self, entries: Vec<Entry>) -> Result<(), ResponseError> {
         let (reply, answer) = oneshot::channel();
-        drop(
-            self.commands
-                .send(Command::Commit(Commit { entries, reply }))
-                .await,
-        );
-        answer
-            .await
-            .unwrap_or(Err(ResponseError::BrokerNotAvailable))
+        drop(self.commands.send(Command::Commit(Commit { entries, reply })).await);
+        answer.await.unwrap_or(Err(ResponseError::BrokerNotAvailable))
     }
 
     /// Creates a topic. `partitions` of -1 means the default.
@@ -216,9 +182,7 @@ impl Storage {
                 let message = format!("this broker holds at most {TOPICS_MAX} topics");
                 return Err(Refusal::new(ResponseError::PolicyViolation, message));
             }
-            let created = log
-                .catalog
-                .create(&log.tables.topics, &name, partitions, overrides);
+            let created = log.catalog.create(&log.tables.topics, &name, partitions, overrides);
             created.map_err(|error| Refusal::storage(&error))
         })
         .await
@@ -240,11 +204,7 @@ impl Storage {
             let message = format!("topic '{name}' exists already");
             return Err(Refusal::new(ResponseError::TopicAlreadyExists, message));
         }
-        let partitions = if partitions == -1 {
-            self.config.default_partitions
-        } else {
-            partitions
-        };
+        let partitions = if partitions == -1 { self.config.default_partitions } else { partitions };
         check_count(partitions)?;
         TopicSettings::new(&self.config, overrides)
             .map_err(|reason| Refusal::new(ResponseError::InvalidConfig, reason))?;
@@ -255,16 +215,11 @@ impl Storage {
     pub(super) async fn delete_topic(&self, name: &str) -> Result<(), Refusal> {
         let name = name.to_owned();
         self.run(move |log| {
-            let topic = log
-                .tables
-                .topics
-                .get(&name)
-                .ok_or_else(|| unknown_topic(&name))?;
+            let topic = log.tables.topics.get(&name).ok_or_else(|| unknown_topic(&name))?;
             let deleted = log.catalog.delete(&log.tables.topics, &topic);
             deleted.map_err(|error| Refusal::storage(&error))?;
             let entries = log.tables.offsets.deletions_of_topic(&name);
-            log.commit_now(entries)
-                .map_err(|error| Refusal::new(error, "offsets were kept"))
+            log.commit_now(entries).map_err(|error| Refusal::new(error, "offsets were kept"))
         })
         .await
     }
@@ -274,11 +229,7 @@ impl Storage {
         check_count(count)?;
         let name = name.to_owned();
         self.run(move |log| {
-            let topic = log
-                .tables
-                .topics
-                .get(&name)
-                .ok_or_else(|| unknown_topic(&name))?;
+            let topic = log.tables.topics.get(&name).ok_or_else(|| unknown_topic(&name))?;
             let present = topic.partitions.len();
             if usize::try_from(count).unwrap_or(0) <= present {
                 let message = format!("topic '{name}' has {present} partitions already");
@@ -297,24 +248,15 @@ impl Storage {
         offset: i64,
     ) -> Result<i64, ResponseError> {
         let deleted = self
-            .run(move |_| {
-                partition
-                    .delete_records(offset)
-                    .map_err(|error| Refusal::new(error, ""))
-            })
+            .run(move |_| partition.delete_records(offset).map_err(|error| Refusal::new(error, "")))
             .await;
         deleted.map_err(|refusal| refusal.error)
     }
 
     /// A producer id never given before.
     pub(super) async fn next_producer_id(&self) -> Result<i64, ResponseError> {
-        let next = self
-            .run(|log| {
-                log.producer_ids
-                    .next()
-                    .map_err(|error| Refusal::storage(&error))
-            })
-            .await;
+        let next =
+            self.run(|log| log.producer_ids.next().map_err(|error| Refusal::storage(&error))).await;
         next.map_err(|refusal| refusal.error)
     }
 
@@ -343,10 +285,7 @@ impl Storage {
 }
 
 fn unknown_topic(name: &str) -> Refusal {
-    Refusal::new(
-        ResponseError::UnknownTopicOrPartition,
-        format!("no topic named '{name}'"),
-    )
+    Refusal::new(ResponseError::UnknownTopicOrPartition, format!("no topic named '{name}'"))
 }
 
 fn check_count(partitions: i32) -> Result<(), Refusal> {

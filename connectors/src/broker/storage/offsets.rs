@@ -48,10 +48,7 @@ impl OffsetTable {
     /// What a group committed for one partition.
     pub(crate) fn get(&self, group: &str, topic: &str, partition: i32) -> Option<Committed> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        groups
-            .get(group)?
-            .get(&(topic.to_owned(), partition))
-            .cloned()
+        groups.get(group)?.get(&(topic.to_owned(), partition)).cloned()
     }
 
     /// Everything a group committed, by topic.
@@ -59,10 +56,7 @@ impl OffsetTable {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
         let mut topics: BTreeMap<String, Vec<(i32, Committed)>> = BTreeMap::new();
         for ((topic, partition), committed) in groups.get(group).into_iter().flatten() {
-            topics
-                .entry(topic.clone())
-                .or_default()
-                .push((*partition, committed.clone()));
+            topics.entry(topic.clone()).or_default().push((*partition, committed.clone()));
         }
         topics
     }
@@ -114,10 +108,7 @@ impl OffsetTable {
             let key = (entry.topic, entry.partition);
             match entry.committed {
                 Some(committed) => {
-                    groups
-                        .entry(entry.group)
-                        .or_default()
-                        .insert(key, committed);
+                    groups.entry(entry.group).or_default().insert(key, committed);
                 }
                 None => {
                     let Some(partitions) = groups.get_mut(&entry.group) else {
@@ -155,9 +146,7 @@ impl OffsetFile {
         table.apply(parse(&bytes));
         rewrite(&path, table).map_err(|error| failed("write", &path, &error))?;
         let file = reopen(&path).map_err(|error| failed("open", &path, &error))?;
-        let metadata = file
-            .metadata()
-            .map_err(|error| failed("read", &path, &error))?;
+        let metadata = file.metadata().map_err(|error| failed("read", &path, &error))?;
         let bytes = metadata.len();
         Ok(Self {
             path,
@@ -188,10 +177,7 @@ impl OffsetFile {
         for entry in &entries {
             push_line(&mut lines, entry)?;
         }
-        let written = self
-            .file
-            .write_all(&lines)
-            .and_then(|()| self.file.sync_data());
+        let written = self.file.write_all(&lines).and_then(|()| self.file.sync_data());
         written.inspect_err(|_| self.broken = true)?;
         self.bytes += lines.len() as u64;
         table.apply(entries);

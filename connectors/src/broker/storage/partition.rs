@@ -47,9 +47,7 @@ pub(crate) struct LogState {
 impl LogState {
     /// The segment that holds `offset`, which is within the log.
     pub(crate) fn segment_of(&self, offset: i64) -> Option<&Segment> {
-        let after = self
-            .segments
-            .partition_point(|segment| segment.base <= offset);
+        let after = self.segments.partition_point(|segment| segment.base <= offset);
         self.segments.get(after.checked_sub(1)?)
     }
 }

@@ -33,11 +33,7 @@ impl ProducerIds {
         let reserved: Option<Reserved> = files::read_json(&path)?;
         let end = reserved.map_or(0, |reserved| reserved.end);
         let next = end.max(largest_seen.map_or(0, |id| id + 1));
-        Ok(Self {
-            path,
-            next,
-            end: next,
-        })
+        Ok(Self { path, next, end: next })
     }
 
     /// A new id.

@@ -73,9 +73,7 @@ impl Producers {
                 && written.last_sequence == header.last_sequence()
         });
         if let Some(written) = repeat {
-            return Ok(Verdict::Repeat {
-                base_offset: written.base_offset,
-            });
+            return Ok(Verdict::Repeat { base_offset: written.base_offset });
         }
         let expected = match producer.last().map(|written| written.last_sequence) {
             None => return Ok(Verdict::Fresh),
@@ -99,10 +97,7 @@ impl Producers {
         let producer = self
             .by_id
             .entry(header.producer_id)
-            .or_insert_with(|| Producer {
-                epoch: header.producer_epoch,
-                recent: VecDeque::new(),
-            });
+            .or_insert_with(|| Producer { epoch: header.producer_epoch, recent: VecDeque::new() });
         if producer.epoch != header.producer_epoch {
             producer.epoch = header.producer_epoch;
             producer.recent.clear();

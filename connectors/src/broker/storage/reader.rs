@@ -69,11 +69,7 @@ impl Partition {
             Some(range) => read_batches(&range, offset, bytes_max, overrun)
                 .map_err(|error| storage_failed(self, &error))?,
         };
-        Ok(Slice {
-            records,
-            log_start,
-            high_watermark,
-        })
+        Ok(Slice { records, log_start, high_watermark })
     }
 
     /// The first record at or after `timestamp`: offset and time; `None` if there is none.
@@ -90,11 +86,7 @@ impl Partition {
                 .filter_map(|segment| {
                     let from = segment.position_of_time(timestamp)?;
                     let file = Arc::clone(&segment.file);
-                    Some(Range {
-                        file,
-                        from,
-                        to: segment.bytes,
-                    })
+                    Some(Range { file, from, to: segment.bytes })
                 })
                 .collect();
             (ranges, state.log_start)
@@ -110,12 +102,7 @@ impl Partition {
 
     /// The record with the largest time: offset and time; `None` in an empty log.
     pub(crate) fn offset_of_max_time(&self) -> Result<Option<(i64, i64)>, ResponseError> {
-        let largest = self
-            .state()
-            .segments
-            .iter()
-            .map(|segment| segment.max_timestamp)
-            .max();
+        let largest = self.state().segments.iter().map(|segment| segment.max_timestamp).max();
         match largest {
             Some(timestamp) if timestamp >= 0 => self.offset_for_time(timestamp),
             _ => Ok(None),
@@ -131,9 +118,7 @@ fn read_batches(
 ) -> io::Result<Bytes> {
     let available = usize::try_from(range.to - range.from).map_err(io::Error::other)?;
     // The wanted batch starts within one index interval of the entry.
-    let wanted = bytes_max
-        .saturating_add(2 * INDEX_INTERVAL as usize)
-        .min(available);
+    let wanted = bytes_max.saturating_add(2 * INDEX_INTERVAL as usize).min(available);
     let mut buffer = vec![0; wanted];
     range.file.read_exact_at(&mut buffer, range.from)?;
 
@@ -170,9 +155,7 @@ fn read_one(range: &Range, mut buffer: Vec<u8>, start: usize, bytes: usize) -> i
     let read = buffer.len();
     if end > read {
         buffer.resize(end, 0);
-        range
-            .file
-            .read_exact_at(&mut buffer[read..], range.from + read as u64)?;
+        range.file.read_exact_at(&mut buffer[read..], range.from + read as u64)?;
     }
     Ok(Bytes::from(buffer).slice(start..end))
 }

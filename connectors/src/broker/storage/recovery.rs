@@ -52,13 +52,8 @@ pub(crate) struct Recovered {
 /// Makes the directory of a new, empty partition.
 pub(crate) fn create(dir: &Path, topic_id: &str) -> Result<()> {
     fs::create_dir_all(dir).map_err(|error| failed("create", dir, &error))?;
-    let identity = Identity {
-        topic_id: topic_id.to_owned(),
-        log_start: 0,
-    };
-    identity
-        .store(dir)
-        .map_err(|error| failed("write", dir, &error))?;
+    let identity = Identity { topic_id: topic_id.to_owned(), log_start: 0 };
+    identity.store(dir).map_err(|error| failed("write", dir, &error))?;
     Segment::create(dir, 0).map_err(|error| failed("create", dir, &error))?;
     Ok(())
 }
@@ -80,14 +75,8 @@ pub(crate) fn open(dir: &Path, topic_id: &str) -> Result<Recovered> {
     let mut segments: Vec<Segment> = Vec::with_capacity(bases.len());
     for base in bases {
         let mut segment = Segment::open(dir, base).map_err(|error| failed("open", dir, &error))?;
-        if segments
-            .last()
-            .is_some_and(|previous| previous.next_offset != base)
-        {
-            return Err(missing(
-                &segment.path,
-                "the offsets before this segment are missing",
-            ));
+        if segments.last().is_some_and(|previous| previous.next_offset != base) {
+            return Err(missing(&segment.path, "the offsets before this segment are missing"));
         }
         match base == last {
             true => recover_open(&mut segment, &mut producers)?,
@@ -98,11 +87,7 @@ pub(crate) fn open(dir: &Path, topic_id: &str) -> Result<Recovered> {
     let first = segments.first().map_or(0, |segment| segment.base);
     let end = segments.last().map_or(0, |segment| segment.next_offset);
     let log_start = identity.log_start.max(first).min(end);
-    Ok(Recovered {
-        segments,
-        producers,
-        log_start,
-    })
+    Ok(Recovered { segments, producers, log_start })
 }
 
 /// Rebuilds the producers from durable segments, after a failed write was rolled back.
@@ -171,10 +156,7 @@ fn recover_open(segment: &mut Segment, producers: &mut Producers) -> Result<()> 
         next_offset = segment.next_offset,
         "cut a torn tail that was never acknowledged"
     );
-    let cut = segment
-        .file
-        .set_len(segment.bytes)
-        .and_then(|()| segment.file.sync_all());
+    let cut = segment.file.set_len(segment.bytes).and_then(|()| segment.file.sync_all());
     cut.map_err(|error| failed("truncate", &segment.path, &error))
 }
 
@@ -207,9 +189,7 @@ fn segment_bases(dir: &Path) -> Result<Vec<i64>> {
     let mut bases = Vec::new();
     let entries = fs::read_dir(dir).map_err(|error| failed("list", dir, &error))?;
     for entry in entries {
-        let name = entry
-            .map_err(|error| failed("list", dir, &error))?
-            .file_name();
+        let name = entry.map_err(|error| failed("list", dir, &error))?.file_name();
         let base = name.to_str().and_then(|name| name.strip_suffix(".log"));
         bases.extend(base.and_then(|base| base.parse::<i64>().ok()));
     }
@@ -219,16 +199,11 @@ fn segment_bases(dir: &Path) -> Result<Vec<i64>> {
 
 fn file_length(segment: &Segment) -> Result<u64> {
     let metadata = segment.file.metadata();
-    Ok(metadata
-        .map_err(|error| failed("read", &segment.path, &error))?
-        .len())
+    Ok(metadata.map_err(|error| failed("read", &segment.path, &error))?.len())
 }
 
 fn missing(path: &Path, reason: &str) -> Error {
-    Error::corrupt(
-        "TM613",
-        format!("broker data is missing at '{}'", path.display()),
-    )
-    .because(reason)
-    .help("restore the broker's data directory from a backup, or delete the topic's folders")
+    Error::corrupt("TM613", format!("broker data is missing at '{}'", path.display()))
+        .because(reason)
+        .help("restore the broker's data directory from a backup, or delete the topic's folders")
 }

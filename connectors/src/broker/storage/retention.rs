@@ -24,8 +24,7 @@ impl Partition {
         if target <= log_start {
             return Ok(log_start);
         }
-        self.move_log_start(target)
-            .map_err(|error| storage_failed(self, &error))?;
+        self.move_log_start(target).map_err(|error| storage_failed(self, &error))?;
         Ok(target)
     }
 
@@ -79,11 +78,7 @@ impl Partition {
     }
 
     fn move_log_start(&self, log_start: i64) -> io::Result<usize> {
-        Identity {
-            topic_id: self.topic_id.clone(),
-            log_start,
-        }
-        .store(&self.dir)?;
+        Identity { topic_id: self.topic_id.clone(), log_start }.store(&self.dir)?;
         let gone = {
             let mut state = self.state_mut();
             state.log_start = log_start;

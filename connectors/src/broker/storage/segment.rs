@@ -64,12 +64,8 @@ impl Segment {
     /// A segment over an existing or a new file; the caller syncs the directory.
     pub(crate) fn open(dir: &Path, base: i64) -> io::Result<Self> {
         let path = path_of(dir, base);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         Ok(Self {
             base,
             path,
@@ -92,10 +88,7 @@ impl Segment {
 
     /// Takes a durable batch into account.
     pub(crate) fn note(&mut self, stored: &Stored) {
-        debug_assert_eq!(
-            stored.position, self.bytes,
-            "batches are noted in file order"
-        );
+        debug_assert_eq!(stored.position, self.bytes, "batches are noted in file order");
         match self.index.last_mut() {
             Some(entry) if stored.position - entry.position < INDEX_INTERVAL => {
                 entry.max_timestamp = entry.max_timestamp.max(stored.max_timestamp);
@@ -114,17 +107,12 @@ impl Segment {
     /// A position at or before the batch that holds `offset`.
     pub(crate) fn position_of(&self, offset: i64) -> u64 {
         let after = self.index.partition_point(|entry| entry.offset <= offset);
-        self.index
-            .get(after.saturating_sub(1))
-            .map_or(0, |entry| entry.position)
+        self.index.get(after.saturating_sub(1)).map_or(0, |entry| entry.position)
     }
 
     /// A position at or before the first batch that reaches `timestamp`.
     pub(crate) fn position_of_time(&self, timestamp: i64) -> Option<u64> {
-        let entry = self
-            .index
-            .iter()
-            .find(|entry| entry.max_timestamp >= timestamp)?;
+        let entry = self.index.iter().find(|entry| entry.max_timestamp >= timestamp)?;
         Some(entry.position)
     }
 }

@@ -73,11 +73,7 @@ impl TopicSettings {
             (RETENTION_BYTES, unlimited(self.retention_bytes), 5),
             (RETENTION_MS, unlimited(self.retention_ms), 5),
         ];
-        rows.extend(
-            FIXED
-                .iter()
-                .map(|(name, value)| (*name, (*value).to_owned(), 2)),
-        );
+        rows.extend(FIXED.iter().map(|(name, value)| (*name, (*value).to_owned(), 2)));
         rows.into_iter()
             .map(|(name, value, kind)| SettingRow {
                 name,
@@ -107,9 +103,9 @@ fn limit(name: &str, value: &str) -> Result<Option<u64>, String> {
 fn check_fixed(name: &str, value: &str) -> Result<(), String> {
     match FIXED.iter().find(|(known, _)| *known == name) {
         Some((_, supported)) if *supported == value => Ok(()),
-        Some((_, supported)) => Err(format!(
-            "'{name}' can only be '{supported}' on the embedded broker"
-        )),
+        Some((_, supported)) => {
+            Err(format!("'{name}' can only be '{supported}' on the embedded broker"))
+        }
         None => Err(format!("unknown topic setting '{name}'")),
     }
 }

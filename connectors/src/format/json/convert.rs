@@ -55,12 +55,8 @@ pub(super) fn column(
     epoch: EpochUnit,
     marks: &mut Marks,
 ) -> Result<ArrayRef> {
-    let target = Target {
-        name: field.name(),
-        data_type: field.data_type(),
-        epoch,
-        row: &|index| index,
-    };
+    let target =
+        Target { name: field.name(), data_type: field.data_type(), epoch, row: &|index| index };
     let converted = convert(array, &target, marks)
         .map_err(|e| Error::internal(format!("column '{}': {e}", field.name())))?;
     if !field.is_nullable() && converted.null_count() > 0 {
@@ -83,12 +79,9 @@ fn convert(
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Ok(Arc::clone(array)),
         DataType::List(item) => list::<i32>(array.as_list(), item, target, marks),
         DataType::LargeList(item) => list::<i64>(array.as_list(), item, target, marks),
-        DataType::Struct(fields) => Ok(Arc::new(structure(
-            array.as_struct(),
-            fields,
-            target,
-            marks,
-        )?)),
+        DataType::Struct(fields) => {
+            Ok(Arc::new(structure(array.as_struct(), fields, target, marks)?))
+        }
         DataType::Map(entries, sorted) => map(array.as_map(), entries, *sorted, target, marks),
         _ => scalar(array.as_string(), target, marks),
     }
@@ -113,11 +106,7 @@ fn scalar(
         #[allow(clippy::cast_possible_truncation)]
         DataType::Float32 => primitive::<Float32Type>(array, target, marks, |value| {
             let narrow = text::float(value)? as f32;
-            if narrow.is_finite() {
-                Ok(narrow)
-            } else {
-                Err("is out of range")
-            }
+            if narrow.is_finite() { Ok(narrow) } else { Err("is out of range") }
         }),
         DataType::Decimal128(precision, scale) => {
             primitive::<Decimal128Type>(array, target, marks, |value| {
@@ -159,10 +148,7 @@ fn scalar(
 fn mark(marks: &mut Marks, target: &Target<'_>, index: usize, value: &str, what: &str) {
     marks.entry((target.row)(index)).or_insert_with(|| {
         let shown: String = value.chars().take(QUOTED_CHARS_MAX).collect();
-        Mark {
-            stage: "check",
-            reason: format!("column '{}': {shown:?} {what}", target.name),
-        }
+        Mark { stage: "check", reason: format!("column '{}': {shown:?} {what}", target.name) }
     });
 }
 
@@ -210,9 +196,7 @@ fn timestamp<T: ArrowPrimitiveType<Native = i64>>(
     marks: &mut Marks,
     unit: TimeUnit,
 ) -> ArrayRef {
-    primitive::<T>(array, target, marks, |value| {
-        text::timestamp(value, unit, target.epoch)
-    })
+    primitive::<T>(array, target, marks, |value| text::timestamp(value, unit, target.epoch))
 }
 
 fn boolean(array: &StringArray, target: &Target<'_>, marks: &mut Marks) -> ArrayRef {
@@ -255,20 +239,11 @@ fn list<O: OffsetSizeTrait>(
 ) -> Result<ArrayRef, ArrowError> {
     let offsets = array.offsets();
     let row = |index: usize| (target.row)(owner(offsets, index));
-    let inner = Target {
-        name: target.name,
-        data_type: item.data_type(),
-        epoch: target.epoch,
-        row: &row,
-    };
+    let inner =
+        Target { name: target.name, data_type: item.data_type(), epoch: target.epoch, row: &row };
     let values = convert(array.values(), &inner, marks)?;
     let nulls = array.nulls().cloned();
-    Ok(Arc::new(GenericListArray::<O>::try_new(
-        Arc::clone(item),
-        offsets.clone(),
-        values,
-        nulls,
-    )?))
+    Ok(Arc::new(GenericListArray::<O>::try_new(Arc::clone(item), offsets.clone(), values, nulls)?))
 }
 
 fn structure(
@@ -288,10 +263,7 @@ fn structure(
         columns.push(convert(column, &inner, marks)?);
     }
     if columns.is_empty() {
-        return Ok(StructArray::new_empty_fields(
-            array.len(),
-            array.nulls().cloned(),
-        ));
+        return Ok(StructArray::new_empty_fields(array.len(), array.nulls().cloned()));
     }
     StructArray::try_new(fields.clone(), columns, array.nulls().cloned())
 }
@@ -304,9 +276,7 @@ fn map(
     marks: &mut Marks,
 ) -> Result<ArrayRef, ArrowError> {
     let DataType::Struct(fields) = entries.data_type() else {
-        return Err(ArrowError::SchemaError(
-            "map entries must be a struct".to_owned(),
-        ));
+        return Err(ArrowError::SchemaError("map entries must be a struct".to_owned()));
     };
     let offsets = array.offsets();
     let row = |index: usize| (target.row)(owner(offsets, index));
@@ -319,18 +289,10 @@ fn map(
     let values = structure(array.entries(), fields, &inner, marks)?;
     let nulls = array.nulls().cloned();
     let entries = Arc::clone(entries);
-    Ok(Arc::new(MapArray::try_new(
-        entries,
-        offsets.clone(),
-        values,
-        nulls,
-        sorted,
-    )?))
+    Ok(Arc::new(MapArray::try_new(entries, offsets.clone(), values, nulls, sorted)?))
 }
 
 /// The list an element belongs to: the last one that begins at or before it.
 fn owner<O: OffsetSizeTrait>(offsets: &[O], index: usize) -> usize {
-    offsets
-        .partition_point(|offset| offset.as_usize() <= index)
-        .saturating_sub(1)
+    offsets.partition_point(|offset| offset.as_usize() <= index).saturating_sub(1)
 }

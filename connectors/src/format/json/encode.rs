@@ -55,11 +55,7 @@ fn write_lines(batch: &RecordBatch) -> Result<Bytes, ArrowError> {
 /// Bytes as base64 text: arrow would write them in hex.
 fn bytes_as_text(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let schema = batch.schema();
-    if !schema
-        .fields()
-        .iter()
-        .any(|field| is_binary(field.data_type()))
-    {
+    if !schema.fields().iter().any(|field| is_binary(field.data_type())) {
         return Ok(batch.clone());
     }
     let mut fields = Vec::with_capacity(schema.fields().len());
@@ -68,15 +64,9 @@ fn bytes_as_text(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         if is_binary(field.data_type()) {
             let plain = cast(column, &DataType::Binary)?;
             let bytes = plain.as_binary::<i32>();
-            let text: StringArray = bytes
-                .iter()
-                .map(|value| value.map(|value| STANDARD.encode(value)))
-                .collect();
-            fields.push(Field::new(
-                field.name(),
-                DataType::Utf8,
-                text.null_count() > 0,
-            ));
+            let text: StringArray =
+                bytes.iter().map(|value| value.map(|value| STANDARD.encode(value))).collect();
+            fields.push(Field::new(field.name(), DataType::Utf8, text.null_count() > 0));
             columns.push(Arc::new(text));
         } else {
             fields.push(field.as_ref().clone());

@@ -59,22 +59,12 @@ struct Gathering<'a> {
 
 impl Gathering<'_> {
     fn payload(&self, record: u32) -> Bytes {
-        self.raw.records[record as usize]
-            .payload
-            .clone()
-            .unwrap_or_default()
+        self.raw.records[record as usize].payload.clone().unwrap_or_default()
     }
 
     fn fault(&mut self, record: u32, stage: &'static str, reason: &str) {
         let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-        self.faults.push((
-            record,
-            RowFault {
-                raw: self.payload(record),
-                stage,
-                reason,
-            },
-        ));
+        self.faults.push((record, RowFault { raw: self.payload(record), stage, reason }));
     }
 }
 
@@ -99,30 +89,15 @@ impl JsonDecoder {
             let data_type = wire::data_type(field.data_type()).ok_or_else(|| {
                 Error::invalid(
                     "TM541",
-                    format!(
-                        "column '{}': JSON cannot carry {}",
-                        field.name(),
-                        field.data_type()
-                    ),
+                    format!("column '{}': JSON cannot carry {}", field.name(), field.data_type()),
                 )
             })?;
             // Nullable here: a missing NOT NULL value is a fault of its row, not of the batch.
-            fields.push(
-                field
-                    .as_ref()
-                    .clone()
-                    .with_data_type(data_type)
-                    .with_nullable(true),
-            );
+            fields.push(field.as_ref().clone().with_data_type(data_type).with_nullable(true));
         }
         let wire = Arc::new(Schema::new(fields));
         let tape = new_tape(&wire)?;
-        Ok(Self {
-            physical,
-            wire,
-            tape,
-            epoch,
-        })
+        Ok(Self { physical, wire, tape, epoch })
     }
 
     /// Decodes a batch. Bad rows are in the result, not in the error.
@@ -130,12 +105,8 @@ impl JsonDecoder {
     /// # Errors
     /// Only on bugs of ours.
     pub fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
-        let mut gathering = Gathering {
-            raw,
-            parts: Vec::new(),
-            record_index: Vec::new(),
-            faults: Vec::new(),
-        };
+        let mut gathering =
+            Gathering { raw, parts: Vec::new(), record_index: Vec::new(), faults: Vec::new() };
         let mut tombstones = 0;
         let mut taped: Vec<u32> = Vec::with_capacity(raw.records.len().min(TAPE_ROWS));
         for (record, index) in raw.records.iter().zip(0_u32..) {
@@ -166,12 +137,7 @@ impl JsonDecoder {
         };
         let mut faults = gathering.faults;
         faults.sort_by_key(|(index, _)| *index);
-        Ok(Decoded {
-            rows,
-            record_index: gathering.record_index,
-            faults,
-            tombstones,
-        })
+        Ok(Decoded { rows, record_index: gathering.record_index, faults, tombstones })
     }
 
     /// Puts one payload on the tape; it must be exactly one JSON object.
@@ -185,15 +151,13 @@ impl JsonDecoder {
         }
         let before = self.tape.len();
         match self.tape.decode(payload) {
-            Err(error) => Err(Unfit::Spoilt(
-                text::strip_prefix(&error.to_string()).to_owned(),
-            )),
+            Err(error) => Err(Unfit::Spoilt(text::strip_prefix(&error.to_string()).to_owned())),
             Ok(_) if self.tape.has_partial_record() => {
                 Err(Unfit::Spoilt("the JSON object is not complete".to_owned()))
             }
-            Ok(consumed) if consumed != payload.len() || self.tape.len() != before + 1 => Err(
-                Unfit::Spoilt("the payload holds more than one JSON value".to_owned()),
-            ),
+            Ok(consumed) if consumed != payload.len() || self.tape.len() != before + 1 => {
+                Err(Unfit::Spoilt("the payload holds more than one JSON value".to_owned()))
+            }
             Ok(_) => Ok(()),
         }
     }
@@ -224,9 +188,7 @@ impl JsonDecoder {
         for record in records {
             let payload = gathering.payload(*record);
             if self.feed(&payload).is_err() {
-                return Err(Error::internal(
-                    "a JSON payload was taken once and then refused",
-                ));
+                return Err(Error::internal("a JSON payload was taken once and then refused"));
             }
         }
         self.flush(gathering, records)
@@ -246,9 +208,8 @@ impl JsonDecoder {
         }
         let mut kept = records.to_vec();
         if !marks.is_empty() {
-            let good: BooleanArray = (0..records.len())
-                .map(|row| Some(!marks.contains_key(&row)))
-                .collect();
+            let good: BooleanArray =
+                (0..records.len()).map(|row| Some(!marks.contains_key(&row))).collect();
             for column in &mut columns {
                 *column = compute::filter(column, &good)
                     .map_err(|e| Error::internal(format!("cannot filter decoded rows: {e}")))?;
@@ -296,12 +257,11 @@ fn epoch_unit(options: &Options) -> Result<EpochUnit> {
         None | Some("ms") => Ok(EpochUnit::Millis),
         Some("us") => Ok(EpochUnit::Micros),
         Some("ns") => Ok(EpochUnit::Nanos),
-        Some(other) => Err(Error::invalid(
-            "TM551",
-            format!("option 'json.epoch-unit' cannot be '{other}'"),
-        )
-        .at(options.span("json.epoch-unit"))
-        .help("write 's', 'ms', 'us' or 'ns': what a number in a timestamp column counts")),
+        Some(other) => {
+            Err(Error::invalid("TM551", format!("option 'json.epoch-unit' cannot be '{other}'"))
+                .at(options.span("json.epoch-unit"))
+                .help("write 's', 'ms', 'us' or 'ns': what a number in a timestamp column counts"))
+        }
     }
 }
 

@@ -53,11 +53,7 @@ pub(super) fn integer<T: FromStr + TryFrom<i64> + Display>(text: &str) -> Result
 
 pub(super) fn float(text: &str) -> Result<f64, &'static str> {
     let value: f64 = text.trim().parse().map_err(|_| "is not a number")?;
-    if value.is_finite() {
-        Ok(value)
-    } else {
-        Err("is not a finite number")
-    }
+    if value.is_finite() { Ok(value) } else { Err("is not a finite number") }
 }
 
 /// A decimal as the unscaled integer of the given scale.
@@ -76,10 +72,7 @@ pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, &'st
         None => (digits, 0),
         Some(at) => {
             let text = std::str::from_utf8(&digits[at + 1..]).map_err(|_| NOT_A_NUMBER)?;
-            (
-                &digits[..at],
-                text.parse::<i32>().map_err(|_| NOT_A_NUMBER)?,
-            )
+            (&digits[..at], text.parse::<i32>().map_err(|_| NOT_A_NUMBER)?)
         }
     };
     let (mut value, mut fraction, mut seen, mut point) = (0_i128, 0_i32, false, false);
@@ -103,10 +96,7 @@ pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, &'st
     if !seen {
         return Err(NOT_A_NUMBER);
     }
-    let unscaled = shift(
-        value,
-        scale.saturating_sub(fraction).saturating_add(exponent),
-    );
+    let unscaled = shift(value, scale.saturating_sub(fraction).saturating_add(exponent));
     let unscaled = unscaled.ok_or(TOO_LARGE)?;
     if unscaled >= 10_i128.pow(u32::from(precision.min(38))) {
         return Err(TOO_LARGE);
@@ -121,19 +111,13 @@ fn shift(value: i128, by: i32) -> Option<i128> {
     }
     let places = by.unsigned_abs();
     if by >= 0 {
-        return 10_i128
-            .checked_pow(places)
-            .and_then(|power| value.checked_mul(power));
+        return 10_i128.checked_pow(places).and_then(|power| value.checked_mul(power));
     }
     let Some(power) = 10_i128.checked_pow(places) else {
         return Some(0);
     };
     let (whole, rest) = (value / power, value % power);
-    Some(if rest >= power - rest {
-        whole + 1
-    } else {
-        whole
-    })
+    Some(if rest >= power - rest { whole + 1 } else { whole })
 }
 
 /// A point in time: ISO 8601 or `yyyy-MM-dd HH:mm:ss[.f]` (UTC unless an offset is given), or a

@@ -32,22 +32,15 @@ pub(super) fn data_type(declared: &DataType) -> Option<DataType> {
         | DataType::BinaryView => DataType::Utf8,
         DataType::List(item) => DataType::List(field(item)?),
         DataType::LargeList(item) => DataType::LargeList(field(item)?),
-        DataType::Struct(fields) => DataType::Struct(
-            fields
-                .iter()
-                .map(field)
-                .collect::<Option<Vec<FieldRef>>>()?
-                .into(),
-        ),
+        DataType::Struct(fields) => {
+            DataType::Struct(fields.iter().map(field).collect::<Option<Vec<FieldRef>>>()?.into())
+        }
         DataType::Map(entries, sorted) => DataType::Map(field(entries)?, *sorted),
         _ => return None,
     })
 }
 
 fn field(declared: &FieldRef) -> Option<FieldRef> {
-    let wire: Field = declared
-        .as_ref()
-        .clone()
-        .with_data_type(data_type(declared.data_type())?);
+    let wire: Field = declared.as_ref().clone().with_data_type(data_type(declared.data_type())?);
     Some(Arc::new(wire))
 }

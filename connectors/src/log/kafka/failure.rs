@@ -80,11 +80,8 @@ pub(super) fn react(topic: &str, error: &KafkaError) -> Reaction {
             | RDKafkaErrorCode::UnknownTopic
             | RDKafkaErrorCode::UnknownPartition,
         ) => Reaction::Fail(
-            Error::corrupt(
-                "TM502",
-                format!("topic '{topic}' or a partition of it is gone"),
-            )
-            .because(error.to_string()),
+            Error::corrupt("TM502", format!("topic '{topic}' or a partition of it is gone"))
+                .because(error.to_string()),
         ),
         Some(RDKafkaErrorCode::BadMessage | RDKafkaErrorCode::BadCompression) => Reaction::Fail(
             Error::corrupt("TM503", format!("a record of topic '{topic}' is damaged"))
@@ -99,11 +96,8 @@ pub(super) fn react(topic: &str, error: &KafkaError) -> Reaction {
                 .because(error.to_string()),
         ),
         _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Reaction::Fail(
-            Error::unavailable(
-                "TM518",
-                format!("the client reading topic '{topic}' broke down"),
-            )
-            .because(error.to_string()),
+            Error::unavailable("TM518", format!("the client reading topic '{topic}' broke down"))
+                .because(error.to_string()),
         ),
         _ => {
             tracing::debug!(topic, %error, "the log client reports an error and retries");

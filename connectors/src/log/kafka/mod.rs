@@ -51,10 +51,7 @@ impl fmt::Debug for KafkaSettings {
             .iter()
             .map(|(key, value)| {
                 let secret = properties::is_secret(key);
-                (
-                    key.as_str(),
-                    if secret { "[redacted]" } else { value.as_str() },
-                )
+                (key.as_str(), if secret { "[redacted]" } else { value.as_str() })
             })
             .collect();
         f.debug_struct("KafkaSettings")
@@ -74,9 +71,7 @@ pub struct KafkaLog {
 
 impl fmt::Debug for KafkaLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaLog")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
+        f.debug_struct("KafkaLog").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
@@ -88,17 +83,9 @@ impl KafkaLog {
     /// `TM520` for a property outside the allow-list or one librdkafka refuses.
     pub fn new(settings: KafkaSettings) -> Result<Self> {
         check_properties(&settings.properties)?;
-        let admin = properties::client(&settings)
-            .create()
-            .map_err(|e| failure::setup(&e))?;
-        let lookup = properties::lookup(&settings)
-            .create()
-            .map_err(|e| failure::setup(&e))?;
-        Ok(Self {
-            settings: Arc::new(settings),
-            admin: Arc::new(admin),
-            lookup: Arc::new(lookup),
-        })
+        let admin = properties::client(&settings).create().map_err(|e| failure::setup(&e))?;
+        let lookup = properties::lookup(&settings).create().map_err(|e| failure::setup(&e))?;
+        Ok(Self { settings: Arc::new(settings), admin: Arc::new(admin), lookup: Arc::new(lookup) })
     }
 
     /// The settings it was made with.
@@ -162,8 +149,7 @@ impl KafkaLog {
     /// If the broker does not answer.
     pub async fn partitions(&self, topic: &str) -> Result<Option<i32>> {
         let name = topic.to_owned();
-        self.blocking(move |client| partition_count(client, &name))
-            .await
+        self.blocking(move |client| partition_count(client, &name)).await
     }
 
     /// `(log start, log end)` of each partition; the end is the last stable offset.
@@ -196,25 +182,16 @@ impl KafkaLog {
             let fail = |e: KafkaError| failure::lookup("find offsets by time in topic", &name, &e);
             let mut asked = TopicPartitionList::new();
             for partition in 0..existing_partitions(client, &name)? {
-                asked
-                    .add_partition_offset(&name, partition, Offset::Offset(ms))
-                    .map_err(fail)?;
+                asked.add_partition_offset(&name, partition, Offset::Offset(ms)).map_err(fail)?;
             }
-            let found = client
-                .offsets_for_times(asked, LOOKUP_TIMEOUT)
-                .map_err(fail)?;
+            let found = client.offsets_for_times(asked, LOOKUP_TIMEOUT).map_err(fail)?;
             let mut offsets = BTreeMap::new();
             for element in found.elements() {
                 element.error().map_err(fail)?;
                 let partition = element.partition();
                 let offset = match element.offset() {
                     Offset::Offset(offset) => offset,
-                    _ => {
-                        client
-                            .fetch_watermarks(&name, partition, LOOKUP_TIMEOUT)
-                            .map_err(fail)?
-                            .1
-                    }
+                    _ => client.fetch_watermarks(&name, partition, LOOKUP_TIMEOUT).map_err(fail)?.1,
                 };
                 offsets.insert(partition, offset);
             }
@@ -291,14 +268,8 @@ fn join<T>(outcome: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
 
 fn partition_count(client: &BaseConsumer, topic: &str) -> Result<Option<i32>> {
     let fail = |e: KafkaError| failure::lookup("look up topic", topic, &e);
-    let metadata = client
-        .fetch_metadata(Some(topic), LOOKUP_TIMEOUT)
-        .map_err(fail)?;
-    let Some(found) = metadata
-        .topics()
-        .iter()
-        .find(|candidate| candidate.name() == topic)
-    else {
+    let metadata = client.fetch_metadata(Some(topic), LOOKUP_TIMEOUT).map_err(fail)?;
+    let Some(found) = metadata.topics().iter().find(|candidate| candidate.name() == topic) else {
         return Ok(None);
     };
     if let Some(code) = found.error() {
@@ -330,16 +301,12 @@ fn check_topic_name(topic: &str) -> Result<()> {
         && topic.len() <= 249
         && topic != "."
         && topic != ".."
-        && topic
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        && topic.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     if fits {
         return Ok(());
     }
-    Err(
-        Error::invalid("TM513", format!("'{topic}' is not a valid topic name"))
-            .help("use letters, digits, '.', '_' and '-', at most 249 of them"),
-    )
+    Err(Error::invalid("TM513", format!("'{topic}' is not a valid topic name"))
+        .help("use letters, digits, '.', '_' and '-', at most 249 of them"))
 }
 
 fn scan(
@@ -359,10 +326,7 @@ fn scan(
             if before != Some(batch.next_offset) {
                 heard = Instant::now();
             }
-            let fitting = batch
-                .records
-                .into_iter()
-                .filter(|record| record.offset < end);
+            let fitting = batch.records.into_iter().filter(|record| record.offset < end);
             records.extend(fitting.map(|record| (partition.0, record)));
             if batch.next_offset < end {
                 still_open.push(partition);
@@ -372,9 +336,7 @@ fn scan(
         if heard.elapsed() > SCAN_STALL_TIMEOUT {
             return Err(Error::unavailable(
                 "TM512",
-                format!(
-                    "topic '{topic}' gave no record for {SCAN_STALL_TIMEOUT:?} before the end of the range"
-                ),
+                format!("topic '{topic}' gave no record for {SCAN_STALL_TIMEOUT:?}"),
             ));
         }
         if !open.is_empty() {

@@ -77,16 +77,11 @@ const CONSUMER_ONLY: &[&str] = &[
 /// # Errors
 /// `TM520` naming the property.
 pub fn check(properties: &BTreeMap<String, String>) -> Result<()> {
-    match properties
-        .keys()
-        .find(|key| !ALLOWED.contains(&key.as_str()))
-    {
+    match properties.keys().find(|key| !ALLOWED.contains(&key.as_str())) {
         None => Ok(()),
-        Some(key) => Err(
-            Error::invalid("TM520", format!("kafka property '{key}' is not allowed"))
-                .because("it could read files, run commands or break delivery guarantees")
-                .help(format!("allowed: {}", ALLOWED.join(", "))),
-        ),
+        Some(key) => Err(Error::invalid("TM520", format!("kafka property '{key}' is not allowed"))
+            .because("it could read files, run commands or break delivery guarantees")
+            .help(format!("allowed: {}", ALLOWED.join(", ")))),
     }
 }
 
@@ -97,9 +92,7 @@ pub(super) fn is_secret(key: &str) -> bool {
 
 /// The base of every client: users' properties first, so that ours win.
 pub(super) fn client(settings: &KafkaSettings) -> ClientConfig {
-    base(settings, |key| {
-        !PRODUCER_ONLY.contains(&key) && !CONSUMER_ONLY.contains(&key)
-    })
+    base(settings, |key| !PRODUCER_ONLY.contains(&key) && !CONSUMER_ONLY.contains(&key))
 }
 
 /// A client without a group, for metadata and offsets.
@@ -112,10 +105,7 @@ pub(super) fn lookup(settings: &KafkaSettings) -> ClientConfig {
 /// A reader: explicit positions, nothing automatic, small pauses, bounded queues.
 pub(super) fn reader(settings: &KafkaSettings, group: &str) -> ClientConfig {
     let mut config = base(settings, |key| !PRODUCER_ONLY.contains(&key));
-    let group = settings
-        .properties
-        .get("group.id")
-        .map_or(group, String::as_str);
+    let group = settings.properties.get("group.id").map_or(group, String::as_str);
     config
         .set("group.id", group)
         .set("auto.offset.reset", "error")
@@ -134,9 +124,7 @@ pub(super) fn reader(settings: &KafkaSettings, group: &str) -> ClientConfig {
 
 /// A writer: idempotent, acknowledged by all replicas, bounded buffer.
 pub(super) fn writer(settings: &KafkaSettings) -> ClientConfig {
-    let mut config = base(settings, |key| {
-        !CONSUMER_ONLY.contains(&key) && key != "group.id"
-    });
+    let mut config = base(settings, |key| !CONSUMER_ONLY.contains(&key) && key != "group.id");
     config
         .set("enable.idempotence", "true")
         .set("acks", "all")
@@ -164,9 +152,7 @@ fn base(settings: &KafkaSettings, fits: impl Fn(&str) -> bool) -> ClientConfig {
     if !settings.brokers.is_empty() {
         config.set("bootstrap.servers", &settings.brokers);
     }
-    config
-        .set("topic.metadata.refresh.interval.ms", "10000")
-        .set("metadata.max.age.ms", "30000");
+    config.set("topic.metadata.refresh.interval.ms", "10000").set("metadata.max.age.ms", "30000");
     or_default(&mut config, "client.id", "tidemill");
     or_default(&mut config, "reconnect.backoff.ms", "50");
     or_default(&mut config, "reconnect.backoff.max.ms", "1000");

@@ -80,11 +80,7 @@ impl ClientContext for Context {
         };
         for (partition, stats) in &topic.partitions {
             // With read_committed nothing beyond the last stable offset can be read.
-            let end = if stats.ls_offset >= 0 {
-                stats.ls_offset
-            } else {
-                stats.hi_offset
-            };
+            let end = if stats.ls_offset >= 0 { stats.ls_offset } else { stats.hi_offset };
             if *partition >= 0 && end >= 0 {
                 self.shared.hear_end(*partition, end);
             }
@@ -111,10 +107,7 @@ impl KafkaReader {
         start: &BTreeMap<i32, i64>,
     ) -> Result<Self> {
         let shared = Arc::new(Shared::default());
-        let context = Context {
-            topic: topic.to_owned(),
-            shared: Arc::clone(&shared),
-        };
+        let context = Context { topic: topic.to_owned(), shared: Arc::clone(&shared) };
         let consumer: BaseConsumer<Context> = properties::reader(settings, group)
             .create_with_context(context)
             .map_err(|e| failure::setup(&e))?;
@@ -134,26 +127,14 @@ impl KafkaReader {
                 .add_partition_offset(topic, *partition, Offset::Offset(*offset))
                 .map_err(|e| failure::lookup("assign topic", topic, &e))?;
             // Split before the assignment: no record can reach the main queue in between.
-            let mut queue = consumer
-                .split_partition_queue(topic, *partition)
-                .ok_or_else(|| {
-                    Error::internal(format!(
-                        "no queue for partition {partition} of topic '{topic}'"
-                    ))
-                })?;
+            let mut queue = consumer.split_partition_queue(topic, *partition).ok_or_else(|| {
+                Error::internal(format!("no queue for partition {partition} of topic '{topic}'"))
+            })?;
             let waker = Arc::clone(&shared);
             queue.set_nonempty_callback(move || waker.signal());
-            queues.insert(
-                *partition,
-                Partition {
-                    queue,
-                    next_offset: *offset,
-                },
-            );
+            queues.insert(*partition, Partition { queue, next_offset: *offset });
         }
-        consumer
-            .assign(&assignment)
-            .map_err(|e| failure::lookup("assign topic", topic, &e))?;
+        consumer.assign(&assignment).map_err(|e| failure::lookup("assign topic", topic, &e))?;
         let now = Instant::now();
         Ok(Self {
             topic: topic.to_owned(),
@@ -192,17 +173,11 @@ impl KafkaReader {
     }
 
     fn out_of_range(&self, partition: i32, asked: i64) -> Error {
-        match self
-            .consumer
-            .fetch_watermarks(&self.topic, partition, LOOKUP_TIMEOUT)
-        {
+        match self.consumer.fetch_watermarks(&self.topic, partition, LOOKUP_TIMEOUT) {
             Ok((low, high)) => outside(&self.topic, partition, asked, low, high),
             Err(error) => Error::corrupt(
                 "TM501",
-                format!(
-                    "offset {asked} of partition {partition} is not in topic '{}'",
-                    self.topic
-                ),
+                format!("offset {asked} of partition {partition} is not in topic '{}'", self.topic),
             )
             .because(format!("the log's bounds are unknown: {error}")),
         }
@@ -217,9 +192,7 @@ impl KafkaReader {
         let Ok(positions) = self.consumer.position() else {
             return;
         };
-        let found = positions
-            .find_partition(&self.topic, partition)
-            .map(|entry| entry.offset());
+        let found = positions.find_partition(&self.topic, partition).map(|entry| entry.offset());
         if let (Some(Offset::Offset(position)), Some(entry)) =
             (found, self.queues.get_mut(&partition))
         {
@@ -247,10 +220,7 @@ fn outside(topic: &str, partition: i32, asked: i64, low: i64, high: i64) -> Erro
 
 impl LogReader for KafkaReader {
     fn partitions(&self) -> Vec<PartitionId> {
-        self.queues
-            .keys()
-            .map(|partition| PartitionId(*partition))
-            .collect()
+        self.queues.keys().map(|partition| PartitionId(*partition)).collect()
     }
 
     fn poll(
@@ -304,20 +274,12 @@ impl LogReader for KafkaReader {
             self.skip_to_position(partition.0);
         }
         let next_offset = self.next_offset(partition).unwrap_or(next_offset);
-        Ok(RawBatch {
-            partition,
-            records: page.records(),
-            next_offset,
-        })
+        Ok(RawBatch { partition, records: page.records(), next_offset })
     }
 
     fn wait(&mut self, at_most: Duration) {
         self.serve();
-        let ready = self
-            .shared
-            .ready
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let ready = self.shared.ready.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut ready, _) = self
             .shared
             .wake
@@ -327,11 +289,7 @@ impl LogReader for KafkaReader {
     }
 
     fn end_offset(&self, partition: PartitionId) -> Option<i64> {
-        let ends = self
-            .shared
-            .ends
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let ends = self.shared.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let next = self.next_offset(partition)?;
         ends.get(&partition.0).map(|end| next.max(*end))
     }
@@ -373,12 +331,7 @@ impl Page {
         let headers = message.headers().map_or_else(Vec::new, |headers| {
             headers
                 .iter()
-                .map(|header| {
-                    (
-                        header.key.to_owned(),
-                        self.copy(header.value.unwrap_or_default()),
-                    )
-                })
+                .map(|header| (header.key.to_owned(), self.copy(header.value.unwrap_or_default())))
                 .collect()
         });
         self.spans.push(RecordSpan {
@@ -406,11 +359,7 @@ impl Page {
                 timestamp_ms: span.timestamp_ms,
                 key: span.key.map(cut),
                 payload: span.payload.map(cut),
-                headers: span
-                    .headers
-                    .into_iter()
-                    .map(|(name, at)| (name, cut(at)))
-                    .collect(),
+                headers: span.headers.into_iter().map(|(name, at)| (name, cut(at))).collect(),
             })
             .collect()
     }

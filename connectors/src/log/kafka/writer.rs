@@ -46,11 +46,7 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, message)) = result {
-            let mut failure = self
-                .0
-                .failure
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut failure = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner);
             failure.get_or_insert_with(|| failure::append(message.topic(), error));
         }
         self.0.done.fetch_add(1, Ordering::Release);
@@ -73,10 +69,7 @@ impl KafkaWriter {
         let producer = properties::writer(settings)
             .create_with_context(Context(Arc::clone(&deliveries)))
             .map_err(|e| failure::setup(&e))?;
-        Ok(Self {
-            producer,
-            deliveries,
-        })
+        Ok(Self { producer, deliveries })
     }
 
     /// Hands a record to the client; `Ok(false)` if its buffer is full.
@@ -112,11 +105,7 @@ impl KafkaWriter {
     }
 
     fn failed(&self) -> Option<Error> {
-        self.deliveries
-            .failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.deliveries.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for the next delivery, or a moment if none comes.
@@ -136,15 +125,9 @@ impl KafkaWriter {
 }
 
 fn native_headers(headers: &[(String, Bytes)]) -> OwnedHeaders {
-    headers.iter().fold(
-        OwnedHeaders::new_with_capacity(headers.len()),
-        |built, (key, value)| {
-            built.insert(Header {
-                key,
-                value: Some(&value[..]),
-            })
-        },
-    )
+    headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |built, (key, value)| {
+        built.insert(Header { key, value: Some(&value[..]) })
+    })
 }
 
 #[async_trait::async_trait]
@@ -158,8 +141,7 @@ impl LogWriter for KafkaWriter {
             if self.offer(topic, &record)? {
                 return Ok(());
             }
-            self.progress_unless(|| self.deliveries.done.load(Ordering::Acquire) > seen)
-                .await;
+            self.progress_unless(|| self.deliveries.done.load(Ordering::Acquire) > seen).await;
         }
     }
 
@@ -167,11 +149,7 @@ impl LogWriter for KafkaWriter {
         while !self.all_done() {
             self.progress_unless(|| self.all_done()).await;
         }
-        let mut failure = self
-            .deliveries
-            .failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut failure = self.deliveries.failure.lock().unwrap_or_else(PoisonError::into_inner);
         match failure.take() {
             Some(error) => Err(error),
             None => Ok(()),

@@ -29,11 +29,7 @@ pub fn lake_schema(schema: &Schema) -> Result<SchemaRef> {
         let data_type = lake_type(field.data_type()).ok_or_else(|| {
             Error::invalid(
                 "TM562",
-                format!(
-                    "column '{}': a table cannot hold {}",
-                    field.name(),
-                    field.data_type()
-                ),
+                format!("column '{}': a table cannot hold {}", field.name(), field.data_type()),
             )
             .help("cast it, for example to DECIMAL(38, s) or TEXT")
         })?;
@@ -48,10 +44,7 @@ pub fn lake_schema(schema: &Schema) -> Result<SchemaRef> {
 /// `TM562` as [`lake_schema`], or if a value does not fit.
 pub fn to_lake(batch: &RecordBatch) -> Result<RecordBatch> {
     let schema = lake_schema(&batch.schema())?;
-    let strict = CastOptions {
-        safe: false,
-        ..CastOptions::default()
-    };
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
     for (field, column) in schema.fields().iter().zip(batch.columns()) {
         let cast = if column.data_type() == field.data_type() {
@@ -60,11 +53,8 @@ pub fn to_lake(batch: &RecordBatch) -> Result<RecordBatch> {
             cast_with_options(column, field.data_type(), &strict)
         };
         columns.push(cast.map_err(|error| {
-            Error::invalid(
-                "TM562",
-                format!("column '{}': a value does not fit", field.name()),
-            )
-            .because(error.to_string())
+            Error::invalid("TM562", format!("column '{}': a value does not fit", field.name()))
+                .because(error.to_string())
         })?);
     }
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -141,17 +131,11 @@ fn lake_type(data_type: &DataType) -> Option<DataType> {
         | DataType::LargeList(item)
         | DataType::ListView(item)
         | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _) => DataType::List(Arc::new(Field::new(
-            "element",
-            lake_type(item.data_type())?,
-            true,
-        ))),
+        | DataType::FixedSizeList(item, _) => {
+            DataType::List(Arc::new(Field::new("element", lake_type(item.data_type())?, true)))
+        }
         DataType::Struct(fields) => DataType::Struct(
-            fields
-                .iter()
-                .map(lake_field)
-                .collect::<Option<Vec<FieldRef>>>()?
-                .into(),
+            fields.iter().map(lake_field).collect::<Option<Vec<FieldRef>>>()?.into(),
         ),
         DataType::Map(entries, _) => DataType::Map(lake_entries(entries)?, false),
         DataType::Dictionary(_, values) => lake_type(values)?,
@@ -161,11 +145,7 @@ fn lake_type(data_type: &DataType) -> Option<DataType> {
 }
 
 fn lake_field(field: &FieldRef) -> Option<FieldRef> {
-    Some(Arc::new(Field::new(
-        field.name(),
-        lake_type(field.data_type())?,
-        true,
-    )))
+    Some(Arc::new(Field::new(field.name(), lake_type(field.data_type())?, true)))
 }
 
 /// A map's entries, under the names Delta gives them; keys are never null.
@@ -180,9 +160,5 @@ fn lake_entries(entries: &FieldRef) -> Option<FieldRef> {
         Field::new("key", lake_type(key.data_type())?, false),
         Field::new("value", lake_type(value.data_type())?, true),
     ];
-    Some(Arc::new(Field::new(
-        "key_value",
-        DataType::Struct(fields.into()),
-        false,
-    )))
+    Some(Arc::new(Field::new("key_value", DataType::Struct(fields.into()), false)))
 }

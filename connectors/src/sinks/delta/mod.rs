@@ -30,7 +30,7 @@ use crate::store::Store;
 /// Folder of all tables in the bucket.
 pub const TABLES: &str = "tables";
 /// A checkpoint of the log every so many commits, so that opening a table stays quick.
-const CHECKPOINT_INTERVAL: &str = "50";
+const CHECKPOINT_INTERVAL: &str = "20";
 /// Tries of one commit against rivals (compaction, another engine).
 const TRIES_MAX: usize = 5;
 
@@ -47,11 +47,8 @@ pub fn location(view: &str) -> Path {
 pub async fn create_if_missing(store: &Store, view: &str, schema: &Schema) -> Result<()> {
     let lake = lake_schema(schema)?;
     let wanted: StructType = lake.as_ref().try_into_kernel().map_err(|error| {
-        Error::invalid(
-            "TM562",
-            format!("view '{view}': a table cannot hold its columns"),
-        )
-        .because(error.to_string())
+        Error::invalid("TM562", format!("view '{view}': a table cannot hold its columns"))
+            .because(error.to_string())
     })?;
     if let Some(table) = load(store, view).await? {
         return check_columns(&table, view, &wanted);
@@ -91,10 +88,7 @@ pub async fn add_files(
         let fail = |error| failure("read", view, &error);
         let snapshot = table.snapshot().map_err(fail)?;
         let log_store = table.log_store();
-        let done = snapshot
-            .transaction_version(log_store.as_ref(), app_id)
-            .await
-            .map_err(fail)?;
+        let done = snapshot.transaction_version(log_store.as_ref(), app_id).await.map_err(fail)?;
         if done.is_some_and(|done| done >= version) {
             return Ok(false);
         }
@@ -104,11 +98,8 @@ pub async fn add_files(
         };
         let properties = CommitProperties::default()
             .with_application_transaction(Transaction::new(app_id, version));
-        let operation = DeltaOperation::Write {
-            mode: SaveMode::Append,
-            partition_by: None,
-            predicate: None,
-        };
+        let operation =
+            DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
         let commit = CommitBuilder::from(properties).with_actions(actions).build(
             Some(snapshot),
             log_store,
@@ -134,18 +125,12 @@ pub async fn files(store: &Store, view: &str) -> Result<Vec<String>> {
     let Some(table) = load(store, view).await? else {
         return Ok(Vec::new());
     };
-    let snapshot = table
-        .snapshot()
-        .map_err(|error| failure("read", view, &error))?;
+    let snapshot = table.snapshot().map_err(|error| failure("read", view, &error))?;
     let root = location(view);
     let mut paths: Vec<String> = snapshot
         .log_data()
         .iter()
-        .map(|file| {
-            root.parts()
-                .chain(file.object_store_path().parts())
-                .collect::<Path>()
-        })
+        .map(|file| root.parts().chain(file.object_store_path().parts()).collect::<Path>())
         .map(|path| path.to_string())
         .collect();
     paths.sort();
@@ -163,10 +148,7 @@ pub async fn committed_version(store: &Store, view: &str, app_id: &str) -> Resul
     let fail = |error| failure("read", view, &error);
     let log_store = table.log_store();
     let snapshot = table.snapshot().map_err(fail)?;
-    snapshot
-        .transaction_version(log_store.as_ref(), app_id)
-        .await
-        .map_err(fail)
+    snapshot.transaction_version(log_store.as_ref(), app_id).await.map_err(fail)
 }
 
 /// The log over our store. The kernel resolves paths against the URL, so its path is the place in
@@ -177,32 +159,23 @@ fn log_store(store: &Store, view: &str) -> Result<LogStoreRef> {
     let url = url::Url::parse(&text)
         .map_err(|error| Error::internal(format!("'{text}' is no URL: {error}")))?;
     let table: Store = Arc::new(PrefixStore::new(Arc::clone(store), root));
-    Ok(default_logstore(
-        table,
-        Arc::clone(store),
-        &url,
-        &StorageConfig::default(),
-    ))
+    Ok(default_logstore(table, Arc::clone(store), &url, &StorageConfig::default()))
 }
 
 /// The table at its newest version, `None` if there is none.
 async fn load(store: &Store, view: &str) -> Result<Option<DeltaTable>> {
-    let log_store = log_store(store, view)?;
-    let there = log_store.is_delta_table_location().await;
-    if !there.map_err(|error| failure("read", view, &error))? {
-        return Ok(None);
-    }
-    let mut table = DeltaTable::new(log_store);
-    match table.load().await {
-        Ok(()) => Ok(Some(table)),
-        Err(error) => Err(failure("read", view, &error)),
+    let mut table = DeltaTable::new(log_store(store, view)?);
+    let Err(error) = table.load().await else {
+        return Ok(Some(table));
+    };
+    match table.log_store().is_delta_table_location().await {
+        Ok(false) => Ok(None),
+        Ok(true) | Err(_) => Err(failure("read", view, &error)),
     }
 }
 
 fn check_columns(table: &DeltaTable, view: &str, wanted: &StructType) -> Result<()> {
-    let snapshot = table
-        .snapshot()
-        .map_err(|error| failure("read", view, &error))?;
+    let snapshot = table.snapshot().map_err(|error| failure("read", view, &error))?;
     let there = snapshot.schema();
     let same = there.fields().len() == wanted.fields().len()
         && there.fields().zip(wanted.fields()).all(|(left, right)| {
@@ -226,9 +199,7 @@ async fn add_actions(store: &Store, view: &str, files: &[StagedFile]) -> Result<
     for file in files {
         let path = Path::from(file.path.as_str());
         let Some(inside) = path.prefix_match(&root) else {
-            return Err(Error::internal(format!(
-                "file '{path}' is not in the table '{root}'"
-            )));
+            return Err(Error::internal(format!("file '{path}' is not in the table '{root}'")));
         };
         let relative: Path = inside.collect();
         actions.push(Action::Add(Add {
@@ -259,9 +230,7 @@ fn missing(view: &str) -> Error {
 fn failure(what: &str, view: &str, error: &DeltaTableError) -> Error {
     let conflict = matches!(
         error,
-        DeltaTableError::Transaction {
-            source: TransactionError::CommitConflict(_)
-        }
+        DeltaTableError::Transaction { source: TransactionError::CommitConflict(_) }
     );
     let code = if conflict { "TM566" } else { "TM564" };
     Error::unavailable(code, format!("cannot {what} the table of view '{view}'"))

@@ -39,14 +39,8 @@ pub(super) async fn of(store: &Store, file: &StagedFile) -> String {
 
 async fn footer(store: &Store, file: &StagedFile) -> Option<ParquetMetaData> {
     let range = GetRange::Bounded(file.bytes.saturating_sub(FOOTER_BYTES)..file.bytes);
-    let options = GetOptions {
-        range: Some(range),
-        ..GetOptions::default()
-    };
-    let read = store
-        .get_opts(&Path::from(file.path.as_str()), options)
-        .await
-        .ok()?;
+    let options = GetOptions { range: Some(range), ..GetOptions::default() };
+    let read = store.get_opts(&Path::from(file.path.as_str()), options).await.ok()?;
     let tail = read.bytes().await.ok()?;
     let mut reader = ParquetMetaDataReader::new();
     reader.try_parse_sized(&tail, file.bytes).ok()?;
@@ -77,19 +71,16 @@ fn columns(metadata: &ParquetMetaData) -> Option<String> {
         if !is_comparable(field.data_type()) {
             continue;
         }
-        if let (Ok(min), Ok(max)) = (
-            converter.row_group_mins(groups),
-            converter.row_group_maxes(groups),
-        ) {
+        if let (Ok(min), Ok(max)) =
+            (converter.row_group_mins(groups), converter.row_group_maxes(groups))
+        {
             least.push((field.name().clone(), min));
             greatest.push((field.name().clone(), max));
         }
     }
     let (least, greatest) = (object(least)?, object(greatest)?);
     let nulls = Value::Object(nulls);
-    Some(format!(
-        ",\"minValues\":{least},\"maxValues\":{greatest},\"nullCount\":{nulls}"
-    ))
+    Some(format!(",\"minValues\":{least},\"maxValues\":{greatest},\"nullCount\":{nulls}"))
 }
 
 /// Floats are left out: a NaN is outside every range that Parquet tells.
@@ -109,10 +100,8 @@ fn is_comparable(data_type: &DataType) -> bool {
 
 /// One JSON object of the values that are there, as text.
 fn object(values: Vec<(String, ArrayRef)>) -> Option<String> {
-    let values: Vec<_> = values
-        .into_iter()
-        .filter(|(_, value)| value.len() == 1 && value.is_valid(0))
-        .collect();
+    let values: Vec<_> =
+        values.into_iter().filter(|(_, value)| value.len() == 1 && value.is_valid(0)).collect();
     if values.is_empty() {
         return Some("{}".to_owned());
     }

@@ -19,13 +19,7 @@ use crate::format::json;
 pub(super) const KIND: SinkKind = SinkKind {
     names: &["filesystem", "file"],
     delivery: Delivery::File,
-    options: &[
-        "connector",
-        "path",
-        "format",
-        "csv.field-delimiter",
-        "csv.header",
-    ],
+    options: &["connector", "path", "format", "csv.field-delimiter", "csv.header"],
     check,
 };
 
@@ -50,29 +44,19 @@ fn read(options: &Options, object: &str) -> Result<FileSink> {
     let path = options.require("path", object)?;
     let path = path.strip_prefix("file://").unwrap_or(path);
     if path.is_empty() || path.ends_with('/') {
-        return Err(
-            Error::invalid("TM551", format!("{object}: option 'path' must name a file"))
-                .at(options.span("path")),
-        );
+        return Err(Error::invalid("TM551", format!("{object}: option 'path' must name a file"))
+            .at(options.span("path")));
     }
     let format = match options.get("format").or_else(|| extension(path)) {
         None | Some("json" | "jsonl" | "ndjson") => FileFormat::Json,
-        Some("csv") => FileFormat::Csv {
-            delimiter: delimiter(options)?,
-            header: header(options)?,
-        },
+        Some("csv") => FileFormat::Csv { delimiter: delimiter(options)?, header: header(options)? },
         Some(other) => {
-            return Err(
-                Error::invalid("TM540", format!("{object}: unknown format '{other}'"))
-                    .at(options.span("format"))
-                    .help("known formats: json, csv"),
-            );
+            return Err(Error::invalid("TM540", format!("{object}: unknown format '{other}'"))
+                .at(options.span("format"))
+                .help("known formats: json, csv"));
         }
     };
-    Ok(FileSink {
-        path: PathBuf::from(path),
-        format,
-    })
+    Ok(FileSink { path: PathBuf::from(path), format })
 }
 
 fn extension(path: &str) -> Option<&str> {
@@ -88,11 +72,8 @@ fn delimiter(options: &Options) -> Result<u8> {
         Some("\\t") => Ok(b'\t'),
         Some(text) => match text.as_bytes() {
             [byte] => Ok(*byte),
-            _ => Err(Error::invalid(
-                "TM551",
-                "option 'csv.field-delimiter' must be one character",
-            )
-            .at(options.span("csv.field-delimiter"))),
+            _ => Err(Error::invalid("TM551", "option 'csv.field-delimiter' must be one character")
+                .at(options.span("csv.field-delimiter"))),
         },
     }
 }
@@ -101,10 +82,8 @@ fn header(options: &Options) -> Result<bool> {
     match options.get("csv.header") {
         None | Some("true") => Ok(true),
         Some("false") => Ok(false),
-        Some(_) => Err(
-            Error::invalid("TM551", "option 'csv.header' must be true or false")
-                .at(options.span("csv.header")),
-        ),
+        Some(_) => Err(Error::invalid("TM551", "option 'csv.header' must be true or false")
+            .at(options.span("csv.header"))),
     }
 }
 
@@ -163,28 +142,19 @@ fn append(path: &Path, from_len: u64, bytes: &[u8]) -> Result<u64> {
         Error::unavailable("TM561", format!("cannot write '{}'", path.display()))
             .because(error.to_string())
     };
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let is_new = !path.exists();
     if is_new {
         std::fs::create_dir_all(folder).map_err(fail)?;
     }
-    let mut file = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(false)
-        .open(path)
-        .map_err(fail)?;
+    let mut file =
+        OpenOptions::new().create(true).write(true).truncate(false).open(path).map_err(fail)?;
     let length = file.metadata().map_err(fail)?.len();
     if length < from_len {
         return Err(Error::corrupt(
             "TM560",
-            format!(
-                "'{}' has {length} bytes, not the {from_len} written",
-                path.display()
-            ),
+            format!("'{}' has {length} bytes, not the {from_len} written", path.display()),
         )
         .because("something else changed or removed it")
         .help("restore the file, or drop the sink and create it anew with another path"));
@@ -194,9 +164,7 @@ fn append(path: &Path, from_len: u64, bytes: &[u8]) -> Result<u64> {
     file.write_all(bytes).map_err(fail)?;
     file.sync_all().map_err(fail)?;
     if is_new {
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(fail)?;
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail)?;
     }
     Ok(from_len + bytes.len() as u64)
 }

@@ -52,28 +52,20 @@ pub(super) struct CsvOptions {
 
 impl CsvOptions {
     pub(super) fn read(options: &Options) -> Result<Self> {
-        if let Some((key, _)) = options
-            .iter()
-            .find(|(key, _)| key.starts_with("csv.") && !KNOWN.contains(key))
+        if let Some((key, _)) =
+            options.iter().find(|(key, _)| key.starts_with("csv.") && !KNOWN.contains(key))
         {
             return Err(Error::invalid("TM111", format!("unknown option '{key}'"))
                 .at(options.span(key))
                 .help(format!("known options: {}", KNOWN.join(", "))));
         }
-        let header = match (
-            options.get("csv.header"),
-            flag(options, "csv.ignore-header", false)?,
-        ) {
+        let header = match (options.get("csv.header"), flag(options, "csv.ignore-header", false)?) {
             (_, true) => Header::Skip,
             (None | Some("auto"), false) => Header::Detect,
             (Some("true"), false) => Header::Names,
             (Some("false"), false) => Header::None,
             _ => {
-                return Err(bad_option(
-                    options,
-                    "csv.header",
-                    "'true', 'false' or 'auto'",
-                ));
+                return Err(bad_option(options, "csv.header", "'true', 'false' or 'auto'"));
             }
         };
         Ok(Self {
@@ -93,11 +85,7 @@ fn one_byte(options: &Options, key: &str) -> Result<Option<u8>> {
         Some("\\t") => Ok(Some(b'\t')),
         Some(text) => match text.as_bytes() {
             [byte] => Ok(Some(*byte)),
-            _ => Err(bad_option(
-                options,
-                key,
-                "one ASCII character (a tab as '\\t')",
-            )),
+            _ => Err(bad_option(options, key, "one ASCII character (a tab as '\\t')")),
         },
     }
 }
@@ -151,26 +139,17 @@ impl CsvRows {
         let mut first = ByteRecord::new();
         let any = match options.header {
             Header::None => false,
-            _ => reader
-                .read_byte_record(&mut first)
-                .map_err(|e| unreadable(path, &e))?,
+            _ => reader.read_byte_record(&mut first).map_err(|e| unreadable(path, &e))?,
         };
         let names: Vec<String> = first
             .iter()
             .map(|name| {
-                String::from_utf8_lossy(name)
-                    .trim_start_matches('\u{feff}')
-                    .trim()
-                    .to_owned()
+                String::from_utf8_lossy(name).trim_start_matches('\u{feff}').trim().to_owned()
             })
             .collect();
         let found: Vec<Option<usize>> = spec
             .physical()
-            .map(|column| {
-                names
-                    .iter()
-                    .position(|name| name.eq_ignore_ascii_case(&column.name))
-            })
+            .map(|column| names.iter().position(|name| name.eq_ignore_ascii_case(&column.name)))
             .collect();
         let all = any && found.iter().all(Option::is_some);
         let by_name = match options.header {
@@ -214,31 +193,20 @@ impl CsvRows {
     }
 
     fn payload(&self, record: &ByteRecord) -> Result<Bytes, RowFault> {
-        let fault = |reason| RowFault {
-            raw: self.join(record),
-            stage: "read",
-            reason,
-        };
+        let fault = |reason| RowFault { raw: self.join(record), stage: "read", reason };
         if record.len() != self.fields {
             let (has, wants) = (record.len(), self.fields);
-            return Err(fault(format!(
-                "the row has {has} fields instead of {wants}"
-            )));
+            return Err(fault(format!("the row has {has} fields instead of {wants}")));
         }
         if record.as_slice().len() > ROW_BYTES_MAX {
-            return Err(fault(format!(
-                "the row is longer than {ROW_BYTES_MAX} bytes"
-            )));
+            return Err(fault(format!("the row is longer than {ROW_BYTES_MAX} bytes")));
         }
         let mut json = Vec::with_capacity(record.as_slice().len() + 24 * self.columns.len());
         json.push(b'{');
         for (index, column) in self.columns.iter().enumerate() {
             let field = record.get(column.field).unwrap_or_default();
             let Ok(text) = std::str::from_utf8(field) else {
-                return Err(fault(format!(
-                    "field {} is not valid UTF-8",
-                    column.field + 1
-                )));
+                return Err(fault(format!("field {} is not valid UTF-8", column.field + 1)));
             };
             if index > 0 {
                 json.push(b',');
@@ -276,11 +244,7 @@ impl CsvRows {
             .flexible(true)
             .from_writer(Vec::new());
         let written = writer.write_byte_record(record).is_ok();
-        let mut raw = writer
-            .into_inner()
-            .ok()
-            .filter(|_| written)
-            .unwrap_or_default();
+        let mut raw = writer.into_inner().ok().filter(|_| written).unwrap_or_default();
         raw.truncate(ROW_BYTES_MAX);
         while raw.last() == Some(&b'\n') {
             raw.pop();
@@ -305,11 +269,7 @@ impl RowReader for CsvRows {
                 }
             }
             bytes += record.as_slice().len();
-            rows.push(SourceRow {
-                row: self.row,
-                key: None,
-                payload: self.payload(&record),
-            });
+            rows.push(SourceRow { row: self.row, key: None, payload: self.payload(&record) });
             self.row += 1;
         }
         Ok(rows)
@@ -325,11 +285,7 @@ fn header_misses(path: &Path, spec: &SourceSpec, found: &[Option<usize>]) -> Err
         .collect();
     Error::invalid(
         "TM557",
-        format!(
-            "the header of '{}' has no {}",
-            path.display(),
-            missing.join(", ")
-        ),
+        format!("the header of '{}' has no {}", path.display(), missing.join(", ")),
     )
     .help("name the columns as the header does, or set 'csv.ignore-header' = 'true' to go by order")
 }
@@ -349,12 +305,7 @@ fn shape(data_type: &DataType) -> Shape {
 
 /// The grammar of RFC 8259: no plus sign, no leading zeros, no bare points.
 fn is_json_number(text: &str) -> bool {
-    let digits = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit())
-            .count()
-    };
+    let digits = |bytes: &[u8]| bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let bytes = text.as_bytes();
     let mut rest = bytes.strip_prefix(b"-").unwrap_or(bytes);
     let whole = digits(rest);

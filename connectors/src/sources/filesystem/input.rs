@@ -48,10 +48,7 @@ pub(super) fn open(path: &Path, compression: Compression) -> Result<Input> {
     let raw = BufReader::with_capacity(BUFFER_BYTES, file);
     let plain: Box<dyn Read + Send> = match compression {
         Compression::None => {
-            return Ok(BufReader::with_capacity(
-                BUFFER_BYTES,
-                Box::new(raw.into_inner()),
-            ));
+            return Ok(BufReader::with_capacity(BUFFER_BYTES, Box::new(raw.into_inner())));
         }
         Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(raw)),
         Compression::Xz => Box::new(liblzma::read::XzDecoder::new_multi_decoder(raw)),

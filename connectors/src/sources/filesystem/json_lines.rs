@@ -19,11 +19,7 @@ pub(super) struct JsonLines {
 
 impl JsonLines {
     pub(super) fn open(input: Input, path: &Path) -> Self {
-        Self {
-            input,
-            path: path.to_owned(),
-            row: 0,
-        }
+        Self { input, path: path.to_owned(), row: 0 }
     }
 
     /// The next line without its end, `None` at the end of the file. A line that is too long is
@@ -32,20 +28,13 @@ impl JsonLines {
         let fail = |e| unreadable(&self.path, &e);
         let mut line = Vec::new();
         let limit = ROW_BYTES_MAX as u64;
-        let read = self
-            .input
-            .by_ref()
-            .take(limit)
-            .read_until(b'\n', &mut line)
-            .map_err(fail)?;
+        let read = self.input.by_ref().take(limit).read_until(b'\n', &mut line).map_err(fail)?;
         if read == 0 {
             return Ok(None);
         }
         let too_long = read == ROW_BYTES_MAX && line.last() != Some(&b'\n');
         if too_long {
-            self.input
-                .skip_until(b'\n')
-                .map_err(|e| unreadable(&self.path, &e))?;
+            self.input.skip_until(b'\n').map_err(|e| unreadable(&self.path, &e))?;
         }
         while matches!(line.last(), Some(b'\n' | b'\r')) {
             line.pop();
@@ -69,19 +58,11 @@ impl RowReader for JsonLines {
             let raw = Bytes::from(line);
             let payload = if too_long {
                 let reason = format!("the line is longer than {ROW_BYTES_MAX} bytes");
-                Err(RowFault {
-                    raw,
-                    stage: "read",
-                    reason,
-                })
+                Err(RowFault { raw, stage: "read", reason })
             } else {
                 Ok(raw)
             };
-            rows.push(SourceRow {
-                row: self.row,
-                key: None,
-                payload,
-            });
+            rows.push(SourceRow { row: self.row, key: None, payload });
             self.row += 1;
         }
         Ok(rows)

@@ -106,11 +106,7 @@ impl Plan {
         };
         let follow = duration(options, "source.monitor-interval")?;
         if follow.is_some_and(|interval| interval.is_zero()) {
-            return Err(bad_option(
-                options,
-                "source.monitor-interval",
-                "more than 0",
-            ));
+            return Err(bad_option(options, "source.monitor-interval", "more than 0"));
         }
         Ok(Self {
             pattern: path.strip_prefix("file://").unwrap_or(path).to_owned(),
@@ -134,11 +130,8 @@ impl Plan {
             .extension()
             .and_then(|ext| FileFormat::named(&ext.to_str()?.to_lowercase()))
             .ok_or_else(|| {
-                Error::invalid(
-                    "TM554",
-                    format!("the format of '{}' is unknown", path.display()),
-                )
-                .help("add 'format' = 'csv', 'json' or 'parquet' to the WITH clause")
+                Error::invalid("TM554", format!("the format of '{}' is unknown", path.display()))
+                    .help("add 'format' = 'csv', 'json' or 'parquet' to the WITH clause")
             })
     }
 }
@@ -149,11 +142,10 @@ fn check(spec: &SourceSpec) -> Result<()> {
     let misplaced = spec.options.iter().find(|(key, _)| key.starts_with("csv."));
     match misplaced.filter(|_| plan.format.is_some_and(|format| format != FileFormat::Csv)) {
         None => Ok(()),
-        Some((key, _)) => Err(Error::invalid(
-            "TM111",
-            format!("option '{key}' is only for CSV files"),
-        )
-        .at(spec.options.span(key))),
+        Some((key, _)) => {
+            Err(Error::invalid("TM111", format!("option '{key}' is only for CSV files"))
+                .at(spec.options.span(key)))
+        }
     }
 }
 
@@ -194,10 +186,7 @@ impl Files {
         if found.is_empty() {
             return Err(Error::invalid(
                 "TM555",
-                format!(
-                    "source '{}': no file matches '{}'",
-                    self.spec.name, self.plan.pattern
-                ),
+                format!("source '{}': no file matches '{}'", self.spec.name, self.plan.pattern),
             )
             .at(self.spec.options.span("path")));
         }
@@ -282,10 +271,9 @@ async fn open_file(plan: &Plan, spec: &SourceSpec, path: PathBuf) -> Result<Box<
                 &plan.csv,
                 &spec,
             )?),
-            FileFormat::Json => Box::new(json_lines::JsonLines::open(
-                input::open(&path, compression)?,
-                &path,
-            )),
+            FileFormat::Json => {
+                Box::new(json_lines::JsonLines::open(input::open(&path, compression)?, &path))
+            }
             FileFormat::Parquet => Box::new(parquet_rows::ParquetRows::open(&path, &spec)?),
         })
     })

@@ -37,11 +37,7 @@ impl ParquetRows {
             .with_batch_size(CHUNK_ROWS)
             .build()
             .map_err(|e| unreadable(path, &e))?;
-        Ok(Self {
-            batches,
-            path: path.to_owned(),
-            row: 0,
-        })
+        Ok(Self { batches, path: path.to_owned(), row: 0 })
     }
 }
 
@@ -54,11 +50,7 @@ impl RowReader for ParquetRows {
             }
             let mut rows = Vec::with_capacity(batch.num_rows());
             for payload in json::encode(&batch)? {
-                rows.push(SourceRow {
-                    row: self.row,
-                    key: None,
-                    payload: Ok(payload),
-                });
+                rows.push(SourceRow { row: self.row, key: None, payload: Ok(payload) });
                 self.row += 1;
             }
             return Ok(rows);

@@ -41,10 +41,7 @@ impl Line {
         }
         let time = NaiveDateTime::parse_from_str(&fields[4], "%Y-%m-%d %H:%M:%S")
             .map_err(|_| damaged("a date is no date"))?;
-        Ok(Self {
-            fields,
-            seconds: time.and_utc().timestamp(),
-        })
+        Ok(Self { fields, seconds: time.and_utc().timestamp() })
     }
 
     /// `yyyy-MM`.

@@ -18,12 +18,8 @@ use tokio::time::Instant;
 use super::{SourceKind, bad_option};
 use line::{FIELDS, Line};
 
-pub(super) const KIND: SourceKind = SourceKind {
-    names: &["shop"],
-    options: &["speed", "limit"],
-    check,
-    open,
-};
+pub(super) const KIND: SourceKind =
+    SourceKind { names: &["shop"], options: &["speed", "limit"], check, open };
 
 const DATA: &[u8] = include_bytes!("../../../data/online_retail.csv.xz");
 /// Rows given out at once; at full speed a few milliseconds of work.
@@ -45,11 +41,7 @@ fn speed(spec: &SourceSpec) -> Result<Speed> {
         None | Some("max") => Ok(Speed::Max),
         Some(text) => match text.parse::<f64>() {
             Ok(factor) if factor.is_finite() && factor > 0.0 => Ok(Speed::Factor(factor)),
-            _ => Err(bad_option(
-                &spec.options,
-                "speed",
-                "'max' or shop seconds per second",
-            )),
+            _ => Err(bad_option(&spec.options, "speed", "'max' or shop seconds per second")),
         },
     }
 }
@@ -57,26 +49,20 @@ fn speed(spec: &SourceSpec) -> Result<Speed> {
 fn limit(spec: &SourceSpec) -> Result<u64> {
     match spec.options.get("limit") {
         None => Ok(u64::MAX),
-        Some(text) => text
-            .parse()
-            .map_err(|_| bad_option(&spec.options, "limit", "a number of rows")),
+        Some(text) => {
+            text.parse().map_err(|_| bad_option(&spec.options, "limit", "a number of rows"))
+        }
     }
 }
 
 fn check(spec: &SourceSpec) -> Result<()> {
     speed(spec)?;
     limit(spec)?;
-    match spec
-        .physical()
-        .find(|column| !FIELDS.contains(&column.name.as_str()))
-    {
+    match spec.physical().find(|column| !FIELDS.contains(&column.name.as_str())) {
         None => Ok(()),
         Some(column) => Err(Error::invalid(
             "TM552",
-            format!(
-                "source '{}': the shop has no field '{}'",
-                spec.name, column.name
-            ),
+            format!("source '{}': the shop has no field '{}'", spec.name, column.name),
         )
         .at(spec.options.span("connector"))
         .help(format!("its fields are {}", FIELDS.join(", ")))),
@@ -143,11 +129,7 @@ impl Shop {
         let (wall, shop) = *self.start.get_or_insert_with(|| (Instant::now(), seconds));
         #[allow(clippy::cast_precision_loss)]
         let wait = (seconds - shop).max(0) as f64 / factor;
-        Some(
-            wall + Duration::try_from_secs_f64(wait)
-                .unwrap_or(WAIT_MAX)
-                .min(WAIT_MAX),
-        )
+        Some(wall + Duration::try_from_secs_f64(wait).unwrap_or(WAIT_MAX).min(WAIT_MAX))
     }
 }
 
@@ -207,11 +189,7 @@ fn cut(buffer: Bytes, ends: &[usize], first_row: u64) -> Vec<SourceRow> {
     let mut start = 0;
     let mut rows = Vec::with_capacity(ends.len());
     for (row, end) in (first_row..).zip(ends) {
-        rows.push(SourceRow {
-            row,
-            key: None,
-            payload: Ok(buffer.slice(start..*end)),
-        });
+        rows.push(SourceRow { row, key: None, payload: Ok(buffer.slice(start..*end)) });
         start = *end;
     }
     rows

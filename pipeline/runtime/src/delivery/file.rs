@@ -77,7 +77,6 @@ async fn append_one(sink: &str, path: &str, bytes: Bytes, commit: &Commit) -> Re
 /// The sink for a path alone: the bytes are encoded already, so no other option matters.
 fn file_at(sink: &str, path: &str) -> Result<FileSink> {
     let mut options = Options::default();
-    options.insert("connector", "filesystem", None);
     options.insert("path", path, None);
     options.insert("format", "json", None);
     FileSink::new(&SinkSpec {

@@ -38,10 +38,7 @@ impl<'a> Appender<'a> {
             feed,
             writer: feed.log.writer()?,
             partitions: count.ok_or_else(|| {
-                Error::internal(format!(
-                    "topic '{}' has {partitions} partitions",
-                    feed.topic
-                ))
+                Error::internal(format!("topic '{}' has {partitions} partitions", feed.topic))
             })?,
             unit: Bytes::new(),
             known: RowSet::default(),

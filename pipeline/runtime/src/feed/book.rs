@@ -56,20 +56,13 @@ impl Book {
         };
         while let Some(bytes) = store::get(store, &book.path()).await? {
             let entry: Entry = serde_json::from_slice(&bytes).map_err(|e| {
-                Error::corrupt(
-                    "TM502",
-                    format!("feed record '{}' cannot be read", book.path()),
-                )
-                .because(e.to_string())
+                Error::corrupt("TM505", format!("feed record '{}' cannot be read", book.path()))
+                    .because(e.to_string())
             })?;
             if entry.format != FORMAT {
                 return Err(Error::corrupt(
-                    "TM502",
-                    format!(
-                        "feed record '{}' has unknown format {}",
-                        book.path(),
-                        entry.format
-                    ),
+                    "TM505",
+                    format!("feed record '{}' has unknown format {}", book.path(), entry.format),
                 )
                 .help("use the version of tidemill that wrote it, or a newer one"));
             }
@@ -115,14 +108,7 @@ impl Book {
         dead: u64,
     ) -> Result<()> {
         let writer = uuid::Uuid::new_v4().to_string();
-        let entry = Entry {
-            format: FORMAT,
-            writer,
-            units: units.to_vec(),
-            offsets,
-            rows,
-            dead,
-        };
+        let entry = Entry { format: FORMAT, writer, units: units.to_vec(), offsets, rows, dead };
         let bytes = serde_json::to_vec(&entry)
             .map_err(|e| Error::internal(format!("a feed record cannot be written: {e}")))?;
         let path = self.path();
@@ -133,7 +119,7 @@ impl Book {
             }
             PutOutcome::Exists => Err(Error::new(
                 ErrorKind::Fenced,
-                "TM503",
+                "TM506",
                 format!("another process feeds source '{}'", self.source),
             )
             .because(format!("'{path}' was written by someone else"))),

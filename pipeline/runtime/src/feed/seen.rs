@@ -41,9 +41,7 @@ impl RowSet {
     }
 
     pub(super) fn contains(&self, row: u64) -> bool {
-        let word = usize::try_from(row / 64)
-            .ok()
-            .and_then(|word| self.words.get(word));
+        let word = usize::try_from(row / 64).ok().and_then(|word| self.words.get(word));
         word.is_some_and(|word| word & (1 << (row % 64)) != 0)
     }
 }
@@ -97,21 +95,14 @@ impl Seen {
 pub(super) fn headers(unit: &Bytes, row: u64) -> Vec<(String, Bytes)> {
     vec![
         (UNIT_HEADER.to_owned(), unit.clone()),
-        (
-            ROW_HEADER.to_owned(),
-            Bytes::copy_from_slice(&row.to_be_bytes()),
-        ),
+        (ROW_HEADER.to_owned(), Bytes::copy_from_slice(&row.to_be_bytes())),
     ]
 }
 
 /// Unit and row of a record some feed wrote, `None` for a record of someone else.
 fn identity(record: &RawRecord) -> Option<(&str, u64)> {
     let header = |wanted: &str| {
-        record
-            .headers
-            .iter()
-            .find(|(name, _)| name == wanted)
-            .map(|(_, value)| value)
+        record.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value)
     };
     let unit = std::str::from_utf8(header(UNIT_HEADER)?).ok()?;
     let row = header(ROW_HEADER)?.as_ref().try_into().ok()?;

@@ -129,9 +129,11 @@ impl Run<'_> {
     async fn ensure_topics(&mut self, outbox: &Outbox) -> Result<()> {
         for topic in outbox.topics() {
             if !self.ensured_topics.contains(topic) {
-                self.environment.log.ensure_topic(topic, 1, &[]).await.map_err(|e: Error| {
-                    e.help("the topic is where this job's records go")
-                })?;
+                self.environment
+                    .log
+                    .ensure_topic(topic, 1, &[])
+                    .await
+                    .map_err(|e: Error| e.help("the topic is where this job's records go"))?;
                 self.ensured_topics.insert(topic.to_owned());
             }
         }

@@ -53,10 +53,7 @@ impl Run<'_> {
                 id: event.id.clone(),
                 key: Some(event.partitionkey.clone().into()),
                 payload: Some(payload.into()),
-                headers: vec![(
-                    "content-type".to_owned(),
-                    "application/cloudevents+json".into(),
-                )],
+                headers: vec![("content-type".to_owned(), "application/cloudevents+json".into())],
                 timestamp_ms: None,
             };
             self.outbox.push(&target, record)?;

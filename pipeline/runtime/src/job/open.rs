@@ -10,7 +10,9 @@ use std::{
     time::Instant,
 };
 
-use tidemill_connectors::{format::json::JsonDecoder, log::kafka::KafkaLog, sinks::delta, store::Store};
+use tidemill_connectors::{
+    format::json::JsonDecoder, log::kafka::KafkaLog, sinks::delta, store::Store,
+};
 use tidemill_contract::{
     Commit, Error, LogReader, PartitionId, PartitionProgress, RawRecord, Result, Watermark,
 };
@@ -63,8 +65,7 @@ impl<'a> Run<'a> {
             &mut delivery,
         )))?;
         let state = state.as_deref().map(JobState::decode).transpose()?.unwrap_or_default();
-        let progress =
-            executor.block_on(Box::pin(starting_progress(config, commit.as_ref())))?;
+        let progress = executor.block_on(Box::pin(starting_progress(config, commit.as_ref())))?;
         let start = progress.iter().map(|(id, progress)| (*id, progress.next_offset)).collect();
         let group = format!("tidemill-{}", config.name);
         let reader = config.log.reader(config.source.topic(), &group, &start)?;
@@ -289,7 +290,12 @@ async fn check_log(
 ) -> Result<()> {
     let next = committed.next_offset;
     if low > next {
-        return Err(data_loss(topic, partition, next, &format!("records [{next}, {low}) are gone")));
+        return Err(data_loss(
+            topic,
+            partition,
+            next,
+            &format!("records [{next}, {low}) are gone"),
+        ));
     }
     if high < next {
         let reason = format!("the log ends at {high}: it was cut or made anew");

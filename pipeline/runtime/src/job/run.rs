@@ -27,7 +27,10 @@ use super::{
     tables::{Flush, Tables},
 };
 use crate::{
-    delivery::Delivery, ledger::Ledger, outbox::Outbox, status::JobStatus,
+    delivery::Delivery,
+    ledger::Ledger,
+    outbox::Outbox,
+    status::JobStatus,
     watermark::{SourceWatermark, TimeSettings},
 };
 
@@ -214,6 +217,9 @@ impl Run<'_> {
         for partition in self.reader.partitions() {
             self.tell_clock(partition);
         }
+        if self.clock.needs_confirmation(self.stopwatch.now()) {
+            self.confirm_idleness();
+        }
         let before = self.clock.current();
         let watermark = self.clock.advance(self.stopwatch.now());
         if watermark <= before {
@@ -222,6 +228,18 @@ impl Run<'_> {
         let emissions = self.engine.advance(watermark)?;
         self.emit(emissions)?;
         self.advance_alerts(watermark)
+    }
+
+    /// Asks the broker itself whether nothing waits: the reader may not have heard of it yet.
+    fn confirm_idleness(&mut self) {
+        let topic = self.config.source.topic();
+        let marks = self.environment.executor.block_on(self.config.log.watermarks(topic));
+        let now = self.stopwatch.now();
+        for (partition, progress) in &self.progress {
+            let marks = marks.as_ref().ok().and_then(|marks| marks.get(partition));
+            let end = marks.map(|(_, end)| *end);
+            self.clock.confirm(PartitionId(*partition), progress.next_offset, end, now);
+        }
     }
 
     /// A feed that is done says where the topic ends.
@@ -266,9 +284,11 @@ impl Run<'_> {
         let topic = self.config.source.topic();
         let found = self.environment.executor.block_on(self.config.log.partitions(topic));
         let known = self.progress.len();
-        found.ok().flatten().and_then(|count| usize::try_from(count).ok()).is_some_and(|count| {
-            count > known
-        })
+        found
+            .ok()
+            .flatten()
+            .and_then(|count| usize::try_from(count).ok())
+            .is_some_and(|count| count > known)
     }
 
     fn view(&mut self, view: &str) -> Result<ViewSnapshot> {

@@ -71,7 +71,8 @@ impl JobState {
         let engine = take_part(&mut rest)?.to_vec();
         let mut tables = BTreeMap::new();
         for view in &header.tables {
-            let batches = read_stream(take_part(&mut rest)?).map_err(|e| corrupt(&e.to_string()))?;
+            let batches =
+                read_stream(take_part(&mut rest)?).map_err(|e| corrupt(&e.to_string()))?;
             tables.insert(view.clone(), batches);
         }
         Ok(Self { header, engine, tables })
@@ -85,8 +86,8 @@ impl JobState {
         if u32::from_le_bytes(*version) != VERSION {
             return Err(corrupt("it was written by another version of tidemill"));
         }
-        let header = serde_json::from_slice(take_part(&mut rest)?)
-            .map_err(|e| corrupt(&e.to_string()))?;
+        let header =
+            serde_json::from_slice(take_part(&mut rest)?).map_err(|e| corrupt(&e.to_string()))?;
         Ok((header, rest))
     }
 }

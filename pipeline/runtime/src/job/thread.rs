@@ -24,11 +24,6 @@ const ATTEMPTS_MAX: u32 = 10;
 pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Receiver<Control>) {
     let mut config = config;
     let mut attempt = 0;
-    environment.board.update_job(&config.name, |status| {
-        status.source.clone_from(&config.source.name);
-        status.queries = config.outputs.keys().cloned().collect();
-        "starting".clone_into(&mut status.state);
-    });
     loop {
         let epoch_before = epoch(environment, &config.name);
         let changes = RefCell::default();

@@ -56,7 +56,7 @@ impl Pipeline {
         let catalog = CatalogState::open(store::Store::clone(&store), writer.clone()).await?;
         Ok(Arc::new(Self {
             settings,
-            _lock: lock,
+            lock: std::sync::Mutex::new(Some(lock)),
             broker: Mutex::new(broker),
             log,
             store,

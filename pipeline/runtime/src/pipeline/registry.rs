@@ -88,4 +88,3 @@ impl CatalogState {
         self.registry.version = number;
     }
 }
-

@@ -85,9 +85,10 @@ pub(super) fn explain(catalog: &Catalog, statement: &Statement) -> Result<Statem
 fn sources(catalog: &Catalog) -> Result<StatementResult> {
     let mut table = Table::new(&["name", "connector", "topic", "watermark"]);
     for source in catalog.sources().values() {
-        let watermark = source.watermark.as_ref().map_or_else(String::new, |mark| {
-            format!("{} - {} ms", mark.column, mark.delay / 1000)
-        });
+        let watermark = source
+            .watermark
+            .as_ref()
+            .map_or_else(String::new, |mark| format!("{} - {} ms", mark.column, mark.delay / 1000));
         table.push([
             source.name.clone(),
             source.connector().to_owned(),
@@ -134,8 +135,17 @@ fn alerts(catalog: &Catalog) -> Result<StatementResult> {
 
 fn jobs(status: &Status) -> Result<StatementResult> {
     let mut table = Table::new(&[
-        "name", "source", "queries", "state", "epoch", "watermark", "rows_in", "rows_dead",
-        "rows_late", "lag", "error",
+        "name",
+        "source",
+        "queries",
+        "state",
+        "epoch",
+        "watermark",
+        "rows_in",
+        "rows_dead",
+        "rows_late",
+        "lag",
+        "error",
     ]);
     for job in &status.jobs {
         table.push([
@@ -201,9 +211,10 @@ impl Table {
     fn rows(self) -> Result<StatementResult> {
         let fields = self.columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let columns = self.columns.into_iter().map(|(_, values)| {
-            Arc::new(StringArray::from(values)) as ArrayRef
-        });
+        let columns = self
+            .columns
+            .into_iter()
+            .map(|(_, values)| Arc::new(StringArray::from(values)) as ArrayRef);
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns.collect())
             .map_err(|e| Error::internal(format!("a listing has no rows: {e}")))?;
         Ok(StatementResult::Rows { schema, batches: vec![batch] })

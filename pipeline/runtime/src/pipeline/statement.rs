@@ -37,9 +37,7 @@ impl Pipeline {
                     Scope { catalog: &catalog, store: &self.store, log: &self.log, probe: &probe };
                 query::select(&scope, select).await
             }
-            Statement::Show(kind) => {
-                show::show(*kind, &*self.catalog().await, &self.status())
-            }
+            Statement::Show(kind) => show::show(*kind, &*self.catalog().await, &self.status()),
             Statement::Describe(name) => show::describe(&*self.catalog().await, name),
             Statement::Explain(inner) => show::explain(&*self.catalog().await, inner),
             _ => self.register(parsed).await,
@@ -129,10 +127,8 @@ fn check(catalog: &Catalog, statement: &Statement) -> Result<()> {
     match statement {
         Statement::CreateSource(create) => {
             // A table that is only written to is a sink in disguise: either must take it.
-            let sink = SinkSpec {
-                name: create.spec.name.clone(),
-                options: create.spec.options.clone(),
-            };
+            let sink =
+                SinkSpec { name: create.spec.name.clone(), options: create.spec.options.clone() };
             match sources::validate(&create.spec) {
                 Ok(()) => {
                     crate::feed::topic_partitions(&create.spec)?;

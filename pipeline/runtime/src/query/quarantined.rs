@@ -66,9 +66,6 @@ fn schema() -> SchemaRef {
     ]))
 }
 
-fn decode(
-    schema: &SchemaRef,
-    lines: &[u8],
-) -> Result<Vec<arrow::array::RecordBatch>, ArrowError> {
+fn decode(schema: &SchemaRef, lines: &[u8]) -> Result<Vec<arrow::array::RecordBatch>, ArrowError> {
     ReaderBuilder::new(Arc::clone(schema)).build(lines)?.collect()
 }

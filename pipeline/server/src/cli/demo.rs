@@ -170,11 +170,7 @@ fn next_commands(url: &str, brokers: &str, data_dir: &Path) -> Vec<String> {
     };
     vec![
         "next, in another terminal (Ctrl-C here ends the demo):".into(),
-        format!("  tidemill sql{url} -c 'SHOW VIEWS'"),
-        format!(
-            "  tidemill sql{url} -c 'SELECT country, sum(revenue) AS gross FROM sales_per_hour \
-             GROUP BY country ORDER BY gross DESC LIMIT 5'"
-        ),
+        format!("  tidemill sql{url} -c 'SELECT * FROM top_products LIMIT 10'"),
         format!("  tidemill tail alerts --from-beginning --kafka-brokers {brokers}"),
         format!("  ls {}", data_dir.join("bucket/tables").display()),
     ]

@@ -28,6 +28,7 @@ pub async fn watch(pipeline: &Pipeline, footer: &[String]) -> anyhow::Result<()>
     let terminal = io::stdout().is_terminal();
     let paint = Paint::for_stream(&io::stdout());
     let mut viewer = Viewer::new();
+    let _screen = terminal.then(Screen::clear);
     if !terminal {
         for line in footer {
             writeln!(io::stdout(), "{line}")?;
@@ -51,7 +52,6 @@ pub async fn watch(pipeline: &Pipeline, footer: &[String]) -> anyhow::Result<()>
 /// Draws the picture over the last one.
 fn redraw(picture: &Picture, footer: &[String], paint: Paint) -> io::Result<()> {
     let mut lines = screen::draw(picture, paint);
-    lines.push(String::new());
     lines.extend(footer.iter().map(|line| paint.faint(line)));
     let mut out = io::stdout().lock();
     // Home, each line cleared to its end, then everything below: no flicker.
@@ -69,6 +69,24 @@ fn append(picture: &Picture, unprinted: &mut Vec<String>) -> io::Result<()> {
     out.flush()
 }
 
+/// A cleared terminal whose lines are cut at its edge; dropping it puts things right again.
+struct Screen;
+
+impl Screen {
+    fn clear() -> Self {
+        // A closed terminal shows up at the first redraw.
+        write!(io::stdout(), "\x1b[2J\x1b[?7l").ok();
+        Self
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // Nothing to put right on a terminal that is gone.
+        writeln!(io::stdout(), "\x1b[?7h").ok();
+    }
+}
+
 /// What is remembered from one redraw to the next.
 struct Viewer {
     subscriber: Subscriber,
@@ -79,10 +97,6 @@ struct Viewer {
 
 impl Viewer {
     fn new() -> Self {
-        if io::stdout().is_terminal() {
-            // Clears the screen once; a closed terminal shows up at the first redraw.
-            write!(io::stdout(), "\x1b[2J").ok();
-        }
         Self {
             subscriber: Subscriber::default(),
             feed: VecDeque::new(),

@@ -9,10 +9,10 @@ use super::{grouped, select};
 use crate::diagnostic::Paint;
 use crate::output::{Rows, plain};
 
-/// Hours and products shown.
-const SALES_ROWS: usize = 8;
-/// Alerts shown.
-pub(super) const ALERT_ROWS: usize = 6;
+/// Hours, products and alerts shown: with the rest they fit a terminal of 24 lines.
+const SALES_ROWS: usize = 5;
+const PRODUCT_ROWS: usize = 6;
+pub(super) const ALERT_ROWS: usize = 3;
 /// Width of the longest sales bar, in characters.
 const BAR_CHARS: usize = 24;
 
@@ -99,7 +99,6 @@ pub(super) fn draw(picture: &Picture, paint: Paint) -> Vec<String> {
     let mut lines = vec![
         paint.bold("Tidemill: a real shop's year, replayed through the broker"),
         summary(picture),
-        String::new(),
         paint.bold("sales per hour"),
     ];
     let cell = |rows: &Rows, row, column| rows.value(row, column).map(plain).unwrap_or_default();
@@ -133,9 +132,8 @@ pub(super) fn draw(picture: &Picture, paint: Paint) -> Vec<String> {
             paint.faint(open),
         ));
     }
-    lines.push(String::new());
     lines.push(paint.bold("top products of six hours"));
-    for row in 0..10 {
+    for row in 0..PRODUCT_ROWS {
         if row >= picture.products.rows.len() {
             lines.push(String::new());
             continue;
@@ -151,17 +149,11 @@ pub(super) fn draw(picture: &Picture, paint: Paint) -> Vec<String> {
             row + 1
         ));
     }
-    lines.push(String::new());
     lines.push(paint.bold("alerts (topic alerts)"));
     if picture.alerts.is_empty() {
         lines.push("  none yet; the first mis-keyed order comes on 2011-01-18".into());
     }
-    lines.extend(
-        picture
-            .alerts
-            .iter()
-            .map(|alert| format!("  {}", paint.red(alert))),
-    );
+    lines.extend(picture.alerts.iter().map(|alert| format!("  {alert}")));
     lines
 }
 
