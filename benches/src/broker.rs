@@ -10,12 +10,8 @@ use tidemill_connectors::broker::{Broker, BrokerConfig};
 /// # Errors
 /// If it cannot start or stop.
 pub fn run() -> Result<()> {
-    let folder = tempfile::Builder::new()
-        .prefix("tidemill-bench-broker-")
-        .tempdir()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let folder = tempfile::Builder::new().prefix("tidemill-bench-broker-").tempdir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let broker = Broker::start(BrokerConfig {
             listen: ([127, 0, 0, 1], 0).into(),

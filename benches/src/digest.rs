@@ -45,10 +45,7 @@ pub struct Groups {
 impl Groups {
     /// Counts one order.
     pub fn add(&mut self, ordered_at_ms: i64, product: &str, cents: u64) {
-        let window = self
-            .windows
-            .entry(ordered_at_ms.div_euclid(WINDOW_MS))
-            .or_default();
+        let window = self.windows.entry(ordered_at_ms.div_euclid(WINDOW_MS)).or_default();
         let (orders, sum) = match window.get_mut(product) {
             Some(group) => group,
             None => window.entry(product.to_string()).or_default(),

@@ -29,12 +29,8 @@ const TWELVE: &str = "order_id TEXT, customer_id TEXT, product_id TEXT, category
 /// # Errors
 /// If anything fails on the way.
 pub fn run(brokers: &str, orders: u64, declared: Declared) -> Result<Measured> {
-    let folder = tempfile::Builder::new()
-        .prefix("tidemill-bench-a-")
-        .tempdir()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let folder = tempfile::Builder::new().prefix("tidemill-bench-a-").tempdir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let watch = Stopwatch::start()?;
         let pipeline = Pipeline::open(Settings {
@@ -56,11 +52,7 @@ pub fn run(brokers: &str, orders: u64, declared: Declared) -> Result<Measured> {
 }
 
 fn script(orders: u64, declared: Declared) -> String {
-    let columns = if declared == Declared::Four {
-        FOUR
-    } else {
-        TWELVE
-    };
+    let columns = if declared == Declared::Four { FOUR } else { TWELVE };
     let topic = topic(orders);
     format!(
         "CREATE SOURCE orders (
@@ -94,15 +86,10 @@ async fn answer(pipeline: &Pipeline) -> Result<Digest> {
 
 fn add(digest: &mut Digest, batch: &RecordBatch) -> Result<()> {
     let column = |name: &str, wanted: &DataType| -> Result<_> {
-        let column = batch
-            .column_by_name(name)
-            .with_context(|| format!("no column {name}"))?;
+        let column = batch.column_by_name(name).with_context(|| format!("no column {name}"))?;
         Ok(cast(column, wanted)?)
     };
-    let starts = column(
-        "window_start",
-        &DataType::Timestamp(TimeUnit::Millisecond, None),
-    )?;
+    let starts = column("window_start", &DataType::Timestamp(TimeUnit::Millisecond, None))?;
     let starts = cast(&starts, &DataType::Int64)?;
     let starts = starts.as_primitive::<Int64Type>();
     let products = column("product_id", &DataType::Utf8)?;

@@ -55,11 +55,7 @@ pub fn group(brokers: &str, orders: u64) -> Result<Measured> {
         let product = product.as_str().context("product_id")?;
         let quantity = quantity.as_u64().context("quantity")?;
         let ordered_at_ms = ordered_at.as_i64().context("ordered_at")?;
-        groups.add(
-            ordered_at_ms,
-            product,
-            quantity * cents(price.as_raw_str())?,
-        );
+        groups.add(ordered_at_ms, product, quantity * cents(price.as_raw_str())?);
         Ok(())
     })?;
     let digest: Digest = groups.digest();
@@ -95,9 +91,7 @@ fn each(brokers: &str, orders: u64, mut handle: impl FnMut(&[u8]) -> Result<()>)
     consumer.assign(&assignment)?;
     let mut received = 0;
     while received < orders {
-        let message = consumer
-            .poll(Duration::from_secs(30))
-            .context("nothing for 30 s")??;
+        let message = consumer.poll(Duration::from_secs(30)).context("nothing for 30 s")??;
         handle(message.payload().context("a record without payload")?)?;
         received += 1;
     }

@@ -44,11 +44,7 @@ pub fn fill(brokers: &str, orders: u64) -> Result<Digest> {
     for number in 0..orders {
         let order = stream.next(&mut json)?;
         let cents = u64::from(order.quantity) * u64::from(order.price_cents);
-        groups.add(
-            order.ordered_at_ms,
-            &format!("p-{:05}", order.product),
-            cents,
-        );
+        groups.add(order.ordered_at_ms, &format!("p-{:05}", order.product), cents);
         if present == 0 {
             let partition = i32::from(number % 2 == 1);
             send(&producer, &topic, partition, &json)?;
@@ -59,9 +55,7 @@ pub fn fill(brokers: &str, orders: u64) -> Result<Digest> {
 }
 
 fn send(producer: &BaseProducer, topic: &str, partition: i32, payload: &[u8]) -> Result<()> {
-    let mut record = BaseRecord::<(), [u8]>::to(topic)
-        .partition(partition)
-        .payload(payload);
+    let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(payload);
     loop {
         match producer.send(record) {
             Ok(()) => return Ok(()),
@@ -76,9 +70,7 @@ fn send(producer: &BaseProducer, topic: &str, partition: i32, payload: &[u8]) ->
 
 /// Creates the topic if it is missing; the number of records in it.
 fn present(brokers: &str, topic: &str) -> Result<u64> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let settings = KafkaSettings {
         brokers: brokers.to_string(),
         properties: std::collections::BTreeMap::new(),

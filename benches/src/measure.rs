@@ -39,10 +39,7 @@ impl Stopwatch {
     /// # Errors
     /// If `/proc` cannot be read.
     pub fn start() -> Result<Self> {
-        Ok(Self {
-            began: Instant::now(),
-            cpu_ticks: cpu_ticks()?,
-        })
+        Ok(Self { began: Instant::now(), cpu_ticks: cpu_ticks()? })
     }
 
     /// Ends now.
@@ -72,10 +69,7 @@ fn cpu_ticks() -> Result<u64> {
 
 fn rss_kib() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .context("no VmHWM")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
@@ -86,15 +80,8 @@ fn rss_kib() -> Result<u64> {
 pub fn steal_ticks() -> Result<(u64, u64)> {
     let stat = std::fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().context("/proc/stat is empty")?;
-    let ticks: Vec<u64> = line
-        .split_whitespace()
-        .skip(1)
-        .flat_map(str::parse)
-        .collect();
-    Ok((
-        ticks.get(7).copied().unwrap_or(0),
-        ticks.iter().take(8).sum(),
-    ))
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).flat_map(str::parse).collect();
+    Ok((ticks.get(7).copied().unwrap_or(0), ticks.iter().take(8).sum()))
 }
 
 /// One line about the machine, for the results page.
@@ -103,15 +90,8 @@ pub fn steal_ticks() -> Result<(u64, u64)> {
 /// If `/proc` cannot be read.
 pub fn machine() -> Result<String> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo")?;
-    let model = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .unwrap_or(": unknown");
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let cores = std::thread::available_parallelism()?;
-    Ok(format!(
-        "{cores} cores, {}, Linux {}",
-        model.trim_matches(['\t', ' ', ':']),
-        kernel.trim()
-    ))
+    Ok(format!("{cores} cores, {}, Linux {}", model.trim_matches(['\t', ' ', ':']), kernel.trim()))
 }

@@ -18,9 +18,7 @@ const DISORDER_MS: u64 = 2_000;
 /// The one seed of all runs.
 const SEED: u64 = 0x7469_6465_6d69_6c6c;
 
-const CATEGORIES: [&str; 6] = [
-    "kitchen", "garden", "office", "toys", "lighting", "textiles",
-];
+const CATEGORIES: [&str; 6] = ["kitchen", "garden", "office", "toys", "lighting", "textiles"];
 const COUNTRIES: [&str; 6] = ["GB", "DE", "FR", "NL", "IE", "ES"];
 const CHANNELS: [&str; 3] = ["web", "app", "phone"];
 const STATUSES: [&str; 3] = ["paid", "pending", "shipped"];
@@ -47,10 +45,7 @@ pub struct Orders {
 
 impl Default for Orders {
     fn default() -> Self {
-        Self {
-            random: SEED,
-            number: 0,
-        }
+        Self { random: SEED, number: 0 }
     }
 }
 

@@ -26,11 +26,7 @@ pub fn spread(rounds: &[Round], value: impl Fn(&Round) -> Option<f64>) -> Option
     let (min, max) = (*values.first()?, *values.last()?);
     let upper = values.get(values.len() / 2)?;
     let lower = values.get((values.len() - 1) / 2)?;
-    Some(Spread {
-        median: f64::midpoint(*lower, *upper),
-        min,
-        max,
-    })
+    Some(Spread { median: f64::midpoint(*lower, *upper), min, max })
 }
 
 /// A Markdown table: each program's CPU time per order, wall time, memory, and its ratios.
@@ -42,9 +38,7 @@ pub fn table(rounds: &[Round], programs: &[&'static str], orders: u64) -> String
     let orders = as_f64(orders);
     for program in programs {
         let of = |value: fn(&Measured) -> u64| {
-            spread(rounds, |round| {
-                round.get(program).map(|run| as_f64(value(run)))
-            })
+            spread(rounds, |round| round.get(program).map(|run| as_f64(value(run))))
         };
         let ratio = |other: &'static str| {
             spread(rounds, |round| {
@@ -73,28 +67,18 @@ pub fn table(rounds: &[Round], programs: &[&'static str], orders: u64) -> String
 
 impl Spread {
     fn scaled(self, factor: f64) -> Self {
-        Self {
-            median: self.median * factor,
-            min: self.min * factor,
-            max: self.max * factor,
-        }
+        Self { median: self.median * factor, min: self.min * factor, max: self.max * factor }
     }
 }
 
 fn shown(spread: Option<Spread>, digits: usize) -> String {
     spread.map_or_else(String::new, |spread| {
-        format!(
-            "{:.digits$} ({:.digits$}–{:.digits$})",
-            spread.median, spread.min, spread.max
-        )
+        format!("{:.digits$} ({:.digits$}–{:.digits$})", spread.median, spread.min, spread.max)
     })
 }
 
 /// Exact up to 2^53, far above what is measured here.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "measurements are far below 2^53"
-)]
+#[expect(clippy::cast_precision_loss, reason = "measurements are far below 2^53")]
 fn as_f64(value: u64) -> f64 {
     value as f64
 }

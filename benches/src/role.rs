@@ -25,9 +25,7 @@ pub fn current() -> Option<String> {
 
 /// The bootstrap servers from the environment.
 pub fn brokers() -> Option<String> {
-    std::env::var(BROKERS)
-        .ok()
-        .filter(|brokers| !brokers.is_empty())
+    std::env::var(BROKERS).ok().filter(|brokers| !brokers.is_empty())
 }
 
 /// A number from the environment.
@@ -36,10 +34,7 @@ pub fn brokers() -> Option<String> {
 /// If the variable is set and is no number.
 pub fn number(name: &str, default: u64) -> Result<u64> {
     match std::env::var(name) {
-        Ok(text) => text
-            .replace('_', "")
-            .parse()
-            .with_context(|| format!("{name}={text}")),
+        Ok(text) => text.replace('_', "").parse().with_context(|| format!("{name}={text}")),
         Err(_) => Ok(default),
     }
 }
@@ -58,10 +53,7 @@ pub fn run(role: &str, brokers: &str) -> Result<Measured> {
         bail!("{role} failed: {}", output.status);
     }
     let text = String::from_utf8(output.stdout)?;
-    let line = text
-        .lines()
-        .last()
-        .with_context(|| format!("{role} printed nothing"))?;
+    let line = text.lines().last().with_context(|| format!("{role} printed nothing"))?;
     serde_json::from_str(line).with_context(|| format!("{role} printed: {line}"))
 }
 
@@ -90,10 +82,7 @@ impl BrokerChild {
             child.kill()?;
             bail!("the broker did not start");
         }
-        Ok(Self {
-            child,
-            address: address.trim().to_string(),
-        })
+        Ok(Self { child, address: address.trim().to_string() })
     }
 
     /// Its bootstrap address.
@@ -113,10 +102,7 @@ impl Drop for BrokerChild {
 fn command(role: &str, core: &str) -> Result<Command> {
     let executable = std::env::current_exe()?;
     let pinned = std::thread::available_parallelism()?.get() > 1
-        && Command::new("taskset")
-            .arg("-V")
-            .output()
-            .is_ok_and(|output| output.status.success());
+        && Command::new("taskset").arg("-V").output().is_ok_and(|output| output.status.success());
     let mut command = if pinned {
         let mut command = Command::new("taskset");
         command.args(["-c", core]).arg(executable);

@@ -182,8 +182,7 @@ impl Catalog {
         let mut streams = BTreeMap::new();
         for (name, spec) in &self.sources {
             let schema = source_schema(spec);
-            let time_columns =
-                spec.watermark.iter().map(|mark| (mark.column.clone(), 0)).collect();
+            let time_columns = spec.watermark.iter().map(|mark| (mark.column.clone(), 0)).collect();
             streams.insert(name.clone(), Stream { schema, time_columns });
         }
         for view in self.views() {
@@ -377,9 +376,7 @@ fn source_schema(spec: &SourceSpec) -> SchemaRef {
     let fields: Vec<_> = spec
         .columns
         .iter()
-        .map(|column| {
-            Field::new(&column.name, column.data_type.clone(), true)
-        })
+        .map(|column| Field::new(&column.name, column.data_type.clone(), true))
         .collect();
     Arc::new(Schema::new(fields))
 }

@@ -49,12 +49,8 @@ impl Server {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(script);
         let folder = TempDir::new().unwrap();
         let port = port.to_string();
-        let output = Command::new(&script)
-            .arg("start")
-            .arg(folder.path())
-            .arg(&port)
-            .output()
-            .unwrap();
+        let output =
+            Command::new(&script).arg("start").arg(folder.path()).arg(&port).output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             let why = String::from_utf8_lossy(&output.stderr);
@@ -101,7 +97,8 @@ fn script(folder: &Path) {
 
 #[test]
 fn the_demo_gives_the_same_totals_on_apache_kafka() {
-    let Some(kafka) = Server::start("kafka.sh", free_port(21_000, 1), "TIDEMILL_REQUIRE_KAFKA") else {
+    let Some(kafka) = Server::start("kafka.sh", free_port(21_000, 1), "TIDEMILL_REQUIRE_KAFKA")
+    else {
         return;
     };
     let folder = TempDir::new().unwrap();
@@ -124,14 +121,24 @@ fn the_demo_gives_the_same_totals_on_apache_kafka() {
 
 #[test]
 fn the_demo_gives_the_same_totals_on_s3() {
-    let Some(s3) = Server::start("seaweedfs.sh", free_port(31_000, 9), "TIDEMILL_REQUIRE_S3") else {
+    let Some(s3) = Server::start("seaweedfs.sh", free_port(31_000, 9), "TIDEMILL_REQUIRE_S3")
+    else {
         return;
     };
     let folder = TempDir::new().unwrap();
     script(folder.path());
     let mut command = tidemill(
         folder.path(),
-        &["run", "demo.sql", "--data-dir", "data", "--bucket", "s3://tidemill/shop", "--format", "csv"],
+        &[
+            "run",
+            "demo.sql",
+            "--data-dir",
+            "data",
+            "--bucket",
+            "s3://tidemill/shop",
+            "--format",
+            "csv",
+        ],
     );
     for line in s3.printed.lines() {
         let Some((name, value)) = line.trim_start_matches("export ").split_once('=') else {

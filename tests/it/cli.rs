@@ -68,16 +68,9 @@ pub(crate) fn finish(mut command: Command) -> Outcome {
 pub(crate) fn outcome(child: Child) -> Outcome {
     let output = child.wait_with_output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    let stdout = stdout
-        .split_once(&format!("{MARKER}\n"))
-        .map_or("", |(_, own)| own)
-        .to_string();
+    let stdout = stdout.split_once(&format!("{MARKER}\n")).map_or("", |(_, own)| own).to_string();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    Outcome {
-        code: output.status.code(),
-        stdout,
-        stderr,
-    }
+    Outcome { code: output.status.code(), stdout, stderr }
 }
 
 fn run(folder: &Path, arguments: &[&str]) -> Outcome {
@@ -87,13 +80,7 @@ fn run(folder: &Path, arguments: &[&str]) -> Outcome {
 /// Sends a signal to a process of ours.
 pub(crate) fn signal(child: &Child, signal: &str) {
     let kill = format!("kill {signal} {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
 #[test]
@@ -103,11 +90,7 @@ fn every_verb_has_help_with_examples() {
     assert_eq!(top.code, Some(0));
     assert!(top.stdout.contains("EXIT CODES"), "{}", top.stdout);
     for verb in ["demo", "serve", "sql", "run", "validate", "tail", "config"] {
-        assert!(
-            top.stdout.contains(verb),
-            "{verb} is missing in {}",
-            top.stdout
-        );
+        assert!(top.stdout.contains(verb), "{verb} is missing in {}", top.stdout);
         let help = run(folder.path(), &[verb, "--help"]);
         assert_eq!(help.code, Some(0));
         assert!(help.stdout.contains("EXAMPLES"), "{verb}: {}", help.stdout);
@@ -118,10 +101,7 @@ fn every_verb_has_help_with_examples() {
 fn wrong_usage_is_exit_code_2() {
     let folder = TempDir::new().unwrap();
     assert_eq!(run(folder.path(), &["frobnicate"]).code, Some(2));
-    assert_eq!(
-        run(folder.path(), &["demo", "--once", "--speed", "5"]).code,
-        Some(2)
-    );
+    assert_eq!(run(folder.path(), &["demo", "--once", "--speed", "5"]).code, Some(2));
 }
 
 #[test]
@@ -167,11 +147,7 @@ fn configuration_has_four_layers_and_hides_secrets() {
         "storage.s3.secret_access_key = \"<redacted>\"",
         "kafka.properties.sasl.password = \"<redacted>\"",
     ] {
-        assert!(
-            shown.stdout.contains(line),
-            "{line} is missing in\n{}",
-            shown.stdout
-        );
+        assert!(shown.stdout.contains(line), "{line} is missing in\n{}", shown.stdout);
     }
     assert!(!shown.stdout.contains("hunter2"));
 }
@@ -207,11 +183,8 @@ fn the_example_configuration_knows_every_setting() {
 #[test]
 fn wrong_configuration_is_exit_code_78_with_its_place() {
     let folder = TempDir::new().unwrap();
-    std::fs::write(
-        folder.path().join("a.toml"),
-        "[server]\nlisten_on = \"127.0.0.1:1\"\n",
-    )
-    .unwrap();
+    std::fs::write(folder.path().join("a.toml"), "[server]\nlisten_on = \"127.0.0.1:1\"\n")
+        .unwrap();
     let unknown = run(folder.path(), &["config", "show", "--config", "a.toml"]);
     assert_eq!(unknown.code, Some(78));
     assert!(unknown.stderr.contains("a.toml:2:1"), "{}", unknown.stderr);
@@ -224,30 +197,21 @@ fn wrong_configuration_is_exit_code_78_with_its_place() {
 #[test]
 fn a_service_that_is_not_there_is_exit_code_69() {
     let folder = TempDir::new().unwrap();
-    let none = run(
-        folder.path(),
-        &["sql", "-c", "SHOW VIEWS", "--url", "http://127.0.0.1:9"],
-    );
+    let none = run(folder.path(), &["sql", "-c", "SHOW VIEWS", "--url", "http://127.0.0.1:9"]);
     assert_eq!(none.code, Some(69), "{}", none.stderr);
 }
 
 /// Six order lines of two minutes.
 fn write_lines(folder: &Path) {
-    let lines: String = [
-        (0, "a", 2),
-        (10, "b", 3),
-        (59, "a", 5),
-        (60, "a", 7),
-        (61, "b", 1),
-        (119, "b", 2),
-    ]
-    .iter()
-    .map(|(second, product, quantity)| {
-        let (minute, second) = (second / 60, second % 60);
-        let time = format!("2026-01-01 00:{minute:02}:{second:02}");
-        format!("{{\"product\":\"{product}\",\"quantity\":{quantity},\"at\":\"{time}\"}}\n")
-    })
-    .collect();
+    let lines: String =
+        [(0, "a", 2), (10, "b", 3), (59, "a", 5), (60, "a", 7), (61, "b", 1), (119, "b", 2)]
+            .iter()
+            .map(|(second, product, quantity)| {
+                let (minute, second) = (second / 60, second % 60);
+                let time = format!("2026-01-01 00:{minute:02}:{second:02}");
+                format!("{{\"product\":\"{product}\",\"quantity\":{quantity},\"at\":\"{time}\"}}\n")
+            })
+            .collect();
     std::fs::write(folder.join("lines.jsonl"), lines).unwrap();
 }
 
@@ -275,10 +239,8 @@ fn run_drains_a_script_and_prints_its_selects() {
                     2026-01-01T00:01:00,a,7\n2026-01-01T00:01:00,b,3\n";
     // The second run finds everything done and prints the same.
     for _ in 0..2 {
-        let done = run(
-            folder.path(),
-            &["run", "units.sql", "--data-dir", "data", "--format", "csv"],
-        );
+        let done =
+            run(folder.path(), &["run", "units.sql", "--data-dir", "data", "--format", "csv"]);
         assert_eq!(done.code, Some(0), "{}", done.stderr);
         assert_eq!(done.stdout, expected, "{}", done.stderr);
     }
@@ -295,26 +257,35 @@ fn run_points_into_the_script_when_a_select_is_wrong() {
     assert!(failed.stderr.contains("units.sql:3:8"), "{}", failed.stderr);
 }
 
+/// A child that does not outlive its test, whatever the test does.
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            eprintln!("a child process may be left: {error}");
+        }
+    }
+}
+
 /// A running `serve` with the address it listens on.
 struct Service {
-    child: Child,
+    child: Reaped,
     url: String,
     stderr: BufReader<std::process::ChildStderr>,
 }
 
 impl Service {
+    #[allow(clippy::zombie_processes, reason = "`stop` waits for it")]
     fn start(folder: &Path) -> Self {
         let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"];
-        let mut child = tidemill(folder, &arguments).spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut child = Reaped(tidemill(folder, &arguments).spawn().unwrap());
+        let mut stderr = BufReader::new(child.0.stderr.take().unwrap());
         let mut url = String::new();
         let mut seen = String::new();
         loop {
             let mut line = String::new();
-            assert!(
-                stderr.read_line(&mut line).unwrap() > 0,
-                "serve ended early:\n{seen}"
-            );
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "serve ended early:\n{seen}");
             seen.push_str(&line);
             if let Some(rest) = line.split("listening on ").nth(1) {
                 url = rest.split(';').next().unwrap().to_string();
@@ -327,10 +298,10 @@ impl Service {
 
     /// SIGTERM; the stages it printed.
     fn stop(mut self) -> String {
-        signal(&self.child, "-TERM");
+        signal(&self.child.0, "-TERM");
         let mut stages = String::new();
         self.stderr.read_to_string(&mut stages).unwrap();
-        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{stages}");
+        assert_eq!(self.child.0.wait().unwrap().code(), Some(0), "{stages}");
         stages
     }
 }
@@ -344,18 +315,12 @@ fn serve_registers_answers_and_stops_gracefully() {
     let url = service.url.clone();
     let registered = run(folder.path(), &["sql", "--url", &url, "-f", "units.sql"]);
     assert_eq!(registered.code, Some(0), "{}", registered.stderr);
-    let wrong = run(
-        folder.path(),
-        &["sql", "--url", &url, "-c", "SELECT nothing FROM units"],
-    );
+    let wrong = run(folder.path(), &["sql", "--url", &url, "-c", "SELECT nothing FROM units"]);
     assert_eq!(wrong.code, Some(78), "{}", wrong.stderr);
     assert!(wrong.stderr.contains("<command>:1:8"), "{}", wrong.stderr);
     await_units(folder.path(), &url);
     let stages = service.stop();
-    assert!(
-        stages.contains("final commit") && stages.contains("stopped"),
-        "{stages}"
-    );
+    assert!(stages.contains("final commit") && stages.contains("stopped"), "{stages}");
 
     // A new process on the same folder knows the catalog and the rows.
     let service = Service::start(folder.path());
@@ -367,10 +332,7 @@ fn serve_registers_answers_and_stops_gracefully() {
 fn await_units(folder: &Path, url: &str) {
     let query = "SELECT sum(units) AS units FROM units WHERE is_final";
     for _ in 0..600 {
-        let answer = run(
-            folder,
-            &["sql", "--url", url, "--format", "json", "-c", query],
-        );
+        let answer = run(folder, &["sql", "--url", url, "--format", "json", "-c", query]);
         assert_eq!(answer.code, Some(0), "{}", answer.stderr);
         if answer.stdout.contains("20") {
             return;
@@ -387,20 +349,12 @@ async fn http_refuses_web_pages_and_describes_problems() {
     let get = |path: &str| client.get(format!("{}{path}", service.url));
     assert_eq!(get("/livez").send().await.unwrap().status(), 200);
     assert_eq!(get("/readyz").send().await.unwrap().status(), 200);
-    let rebound = get("/readyz")
-        .header("host", "shop.example")
-        .send()
-        .await
-        .unwrap();
+    let rebound = get("/readyz").header("host", "shop.example").send().await.unwrap();
     assert_eq!(rebound.status(), 403);
 
     let endpoint = format!("{}/api/v1/statements", service.url);
     let post = |body: &'static str| client.post(&endpoint).body(body);
-    let page = post("SHOW VIEWS")
-        .header("origin", "https://shop.example")
-        .send()
-        .await
-        .unwrap();
+    let page = post("SHOW VIEWS").header("origin", "https://shop.example").send().await.unwrap();
     assert_eq!(page.status(), 403);
     let two = post("SHOW VIEWS; SHOW VIEWS").send().await.unwrap();
     assert_eq!(two.status(), 400);
@@ -411,16 +365,10 @@ async fn http_refuses_web_pages_and_describes_problems() {
     assert_eq!(wrong.status(), 400);
     assert_eq!(wrong.headers()["content-type"], "application/problem+json");
     let problem: serde_json::Value = wrong.json().await.unwrap();
-    assert!(
-        problem["diagnostics"][0]["message"].is_string(),
-        "{problem}"
-    );
+    assert!(problem["diagnostics"][0]["message"].is_string(), "{problem}");
 
     let metrics = get("/metrics").send().await.unwrap().text().await.unwrap();
-    assert!(
-        metrics.contains("tidemill_http_requests_total{"),
-        "{metrics}"
-    );
+    assert!(metrics.contains("tidemill_http_requests_total{"), "{metrics}");
     service.stop();
 }
 
@@ -429,9 +377,6 @@ fn tail_of_an_unknown_topic_says_so() {
     let folder = TempDir::new().unwrap();
     let service = Service::start(folder.path());
     service.stop();
-    let gone = run(
-        folder.path(),
-        &["tail", "alerts", "--kafka-brokers", "127.0.0.1:9"],
-    );
+    let gone = run(folder.path(), &["tail", "alerts", "--kafka-brokers", "127.0.0.1:9"]);
     assert_eq!(gone.code, Some(69), "{}", gone.stderr);
 }

@@ -31,34 +31,16 @@ const REPORTS_MAX: usize = 30;
 #[test]
 fn once_prints_the_known_totals_and_writes_tables_others_read() {
     let folder = TempDir::new().unwrap();
-    let run = finish(tidemill(
-        folder.path(),
-        &["demo", "--once", "--data-dir", "shop"],
-    ));
+    let run = finish(tidemill(folder.path(), &["demo", "--once", "--data-dir", "shop"]));
     assert_eq!(run.code, Some(0), "{}\n{}", run.stdout, run.stderr);
     for (label, number) in TOTALS {
-        let line = run
-            .stdout
-            .lines()
-            .find(|line| line.trim_start().starts_with(label));
-        assert!(
-            line.is_some_and(|line| line.contains(number)),
-            "{label}:\n{}",
-            run.stdout
-        );
+        let line = run.stdout.lines().find(|line| line.trim_start().starts_with(label));
+        assert!(line.is_some_and(|line| line.contains(number)), "{label}:\n{}", run.stdout);
     }
-    let fired: Vec<&str> = run
-        .stdout
-        .lines()
-        .filter(|line| line.contains("  firing "))
-        .collect();
+    let fired: Vec<&str> = run.stdout.lines().filter(|line| line.contains("  firing ")).collect();
     assert_eq!(fired.len(), MIS_KEYED.len(), "{}", run.stdout);
     for invoice in MIS_KEYED {
-        assert!(
-            fired.iter().any(|line| line.contains(invoice)),
-            "{invoice}:\n{}",
-            run.stdout
-        );
+        assert!(fired.iter().any(|line| line.contains(invoice)), "{invoice}:\n{}", run.stdout);
     }
     assert!(run.stdout.contains("conservation holds"), "{}", run.stdout);
     lake::check_with_another_reader(&folder.path().join("shop/bucket"));
@@ -70,10 +52,7 @@ fn a_folder_that_is_not_the_demos_is_left_alone() {
     let letter = folder.path().join("mine/letter.txt");
     std::fs::create_dir(folder.path().join("mine")).unwrap();
     std::fs::write(&letter, "dear").unwrap();
-    let run = finish(tidemill(
-        folder.path(),
-        &["demo", "--once", "--data-dir", "mine"],
-    ));
+    let run = finish(tidemill(folder.path(), &["demo", "--once", "--data-dir", "mine"]));
     assert_eq!(run.code, Some(78), "{}", run.stderr);
     assert_eq!(std::fs::read_to_string(&letter).unwrap(), "dear");
 }
@@ -99,13 +78,7 @@ fn watch_until(folder: &Path, more: &[&str], floor: u64) -> u64 {
         let Some(number) = line.split("rows in ").nth(1) else {
             continue;
         };
-        rows = number
-            .split(' ')
-            .next()
-            .unwrap()
-            .replace(',', "")
-            .parse()
-            .unwrap();
+        rows = number.split(' ').next().unwrap().replace(',', "").parse().unwrap();
         if rows > floor {
             break;
         }
@@ -113,10 +86,6 @@ fn watch_until(folder: &Path, more: &[&str], floor: u64) -> u64 {
     signal(&child, "-INT");
     let ended = outcome(child);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(
-        rows > floor,
-        "{rows} rows, not more than {floor}: {}",
-        ended.stderr
-    );
+    assert!(rows > floor, "{rows} rows, not more than {floor}: {}", ended.stderr);
     rows
 }

@@ -40,11 +40,7 @@ pub(crate) fn check_with_another_reader(bucket: &Path) {
         println!("left out: TIDEMILL_PYTHON names no interpreter with the package deltalake");
         return;
     };
-    let output = Command::new(python)
-        .args(["-c", SCRIPT])
-        .arg(bucket)
-        .output()
-        .unwrap();
+    let output = Command::new(python).args(["-c", SCRIPT]).arg(bucket).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), SUMS, "{errors}");

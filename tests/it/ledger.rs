@@ -26,9 +26,7 @@ fn local(folder: &FsPath) -> Store {
 }
 
 async fn open_ledger(store: &Store, writer: &str) -> (Ledger, u64) {
-    let (ledger, commit) = Ledger::open(Arc::clone(store), JOB, writer.to_owned())
-        .await
-        .unwrap();
+    let (ledger, commit) = Ledger::open(Arc::clone(store), JOB, writer.to_owned()).await.unwrap();
     (ledger, commit.map_or(0, |commit| commit.epoch))
 }
 

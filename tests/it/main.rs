@@ -1,5 +1,4 @@
-//! The test binary `it`: the whole product from outside (processes, real Kafka and S3, kills), the
-//! runtime's stages, and the rules of the house.
+//! The tests of the whole: the program as a process, jobs, ledger, docs and the tidiness of the tree.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,

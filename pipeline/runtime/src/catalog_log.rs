@@ -50,11 +50,7 @@ impl CatalogLog {
     /// `TM707` (kind `Corrupt`) naming the entry that is malformed or missing, `TM530` if the
     /// store does not answer.
     pub async fn open(store: Store, writer: String) -> Result<(Self, Vec<Entry>)> {
-        let mut log = Self {
-            store,
-            writer,
-            last: 0,
-        };
+        let mut log = Self { store, writer, last: 0 };
         let entries = log.refresh().await?;
         Ok((log, entries))
     }
@@ -138,10 +134,7 @@ async fn read(store: &Store, seq: u64) -> Result<Option<Entry>> {
     };
     let entry: Entry = seal::unseal(&bytes).map_err(|reason| malformed(seq, &reason))?;
     if entry.seq != seq {
-        return Err(malformed(
-            seq,
-            &format!("it says that it is entry {}", entry.seq),
-        ));
+        return Err(malformed(seq, &format!("it says that it is entry {}", entry.seq)));
     }
     Ok(Some(entry))
 }
@@ -155,10 +148,7 @@ fn seq_of(path: &Path) -> Option<u64> {
 }
 
 fn malformed(seq: u64, reason: &str) -> Error {
-    Error::corrupt(
-        "TM707",
-        format!("catalog entry '{}' is malformed", slot(seq)),
-    )
-    .because(reason)
-    .help("restore the object from a backup; nothing was changed")
+    Error::corrupt("TM707", format!("catalog entry '{}' is malformed", slot(seq)))
+        .because(reason)
+        .help("restore the object from a backup; nothing was changed")
 }

@@ -56,11 +56,7 @@ pub struct Delivery {
 impl Delivery {
     /// Publishes to the tables of `store` and the topics of `log`.
     pub fn new(store: Store, log: KafkaLog) -> Self {
-        Self {
-            store,
-            log,
-            writer: None,
-        }
+        Self { store, log, writer: None }
     }
 
     /// Where the topics of an outbox end now. To be asked after the publication before is
@@ -73,9 +69,7 @@ impl Delivery {
         stream::iter(outbox.topics())
             .map(|topic| async move {
                 let ends = topic::ends(&self.log, topic).await?;
-                let floor = ends
-                    .into_iter()
-                    .map(|(partition, (_, high))| (partition, high));
+                let floor = ends.into_iter().map(|(partition, (_, high))| (partition, high));
                 Ok((topic.to_owned(), floor.collect()))
             })
             .buffer_unordered(PARALLEL)

@@ -148,10 +148,7 @@ impl Ledger {
 
     /// Says that `delivery` has finished the newest commit.
     pub fn mark_published(&mut self, epoch: u64) {
-        assert_eq!(
-            epoch, self.newest,
-            "only the newest commit can be unpublished"
-        );
+        assert_eq!(epoch, self.newest, "only the newest commit can be unpublished");
         self.published = epoch;
     }
 
@@ -167,11 +164,7 @@ impl Ledger {
             return Ok(());
         }
         self.fenced = true;
-        Err(fenced(
-            &self.job,
-            self.next_epoch(),
-            "another writer has gone on",
-        ))
+        Err(fenced(&self.job, self.next_epoch(), "another writer has gone on"))
     }
 
     /// Deletes what is superseded: old records, and state and outbox objects no kept commit names.
@@ -183,18 +176,12 @@ impl Ledger {
         if self.fenced {
             return Ok(Pruned::default());
         }
-        self.pruner
-            .run(&self.store, &self.job, self.published)
-            .await
+        self.pruner.run(&self.store, &self.job, self.published).await
     }
 
     fn check_successor(&self, commit: &Commit) -> Result<()> {
         if self.fenced {
-            return Err(fenced(
-                &self.job,
-                commit.epoch,
-                "this writer was fenced before",
-            ));
+            return Err(fenced(&self.job, commit.epoch, "this writer was fenced before"));
         }
         let fits = commit.job == self.job
             && commit.epoch == self.next_epoch()
@@ -202,17 +189,12 @@ impl Ledger {
             && commit.generation == self.generation
             && commit.format == COMMIT_FORMAT;
         if !fits {
-            let what = format!(
-                "commit {} does not follow the ledger of '{}'",
-                commit.epoch, self.job
-            );
+            let what =
+                format!("commit {} does not follow the ledger of '{}'", commit.epoch, self.job);
             return Err(Error::internal(what));
         }
         if self.published != self.newest {
-            let what = format!(
-                "job '{}': epoch {} is not published yet",
-                self.job, self.newest
-            );
+            let what = format!("job '{}': epoch {} is not published yet", self.job, self.newest);
             return Err(Error::internal(what));
         }
         Ok(())
@@ -276,9 +258,7 @@ async fn find_latest(store: &Store, folder: &Path, job: &str, hint: u64) -> Resu
 /// The newest milestone at or above the one below `hint`: doubles its steps, then halves them.
 async fn newest_milestone(store: &Store, folder: &Path, hint: u64) -> Result<u64> {
     let there = async |index: u64| -> Result<bool> {
-        Ok(store::get(store, &slot(folder, index * MILESTONE_STRIDE))
-            .await?
-            .is_some())
+        Ok(store::get(store, &slot(folder, index * MILESTONE_STRIDE)).await?.is_some())
     };
     let mut found = hint / MILESTONE_STRIDE;
     let mut step = 1;
@@ -310,17 +290,11 @@ async fn read_slot(store: &Store, folder: &Path, job: &str, epoch: u64) -> Resul
     };
     let commit: Commit = seal::unseal(&bytes).map_err(malformed)?;
     if commit.format != COMMIT_FORMAT {
-        let newer = format!(
-            "it has format {}, this version knows {COMMIT_FORMAT}",
-            commit.format
-        );
+        let newer = format!("it has format {}, this version knows {COMMIT_FORMAT}", commit.format);
         return Err(malformed(newer).help("run the version that wrote it, or a newer one"));
     }
     if commit.job != job || commit.epoch != epoch {
-        return Err(malformed(format!(
-            "it says job '{}', epoch {}",
-            commit.job, commit.epoch
-        )));
+        return Err(malformed(format!("it says job '{}', epoch {}", commit.job, commit.epoch)));
     }
     Ok(Some(commit))
 }

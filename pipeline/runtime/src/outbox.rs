@@ -61,10 +61,7 @@ impl OutboxRecord {
     /// The record as appended to a topic: with its id as the last header.
     pub fn to_produce(&self) -> ProduceRecord {
         let mut headers = self.headers.clone();
-        headers.push((
-            ID_HEADER.to_owned(),
-            Bytes::copy_from_slice(self.id.as_bytes()),
-        ));
+        headers.push((ID_HEADER.to_owned(), Bytes::copy_from_slice(self.id.as_bytes())));
         ProduceRecord {
             partition: None,
             key: self.key.clone(),
@@ -104,10 +101,7 @@ impl Outbox {
             Some((last, _)) if &self.targets[usize::from(*last)] == target => {
                 Some(usize::from(*last))
             }
-            _ => self
-                .targets
-                .iter()
-                .position(|candidate| candidate == target),
+            _ => self.targets.iter().position(|candidate| candidate == target),
         };
         let index = known.unwrap_or_else(|| {
             self.targets.push(target.clone());
@@ -131,9 +125,7 @@ impl Outbox {
 
     /// Records with their targets, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&OutboxTarget, &OutboxRecord)> {
-        self.records
-            .iter()
-            .map(|(index, record)| (&self.targets[usize::from(*index)], record))
+        self.records.iter().map(|(index, record)| (&self.targets[usize::from(*index)], record))
     }
 
     /// The topics records go to.
@@ -151,10 +143,7 @@ impl Outbox {
         let mut sizes = BTreeMap::new();
         for (target, record) in self.iter() {
             if let OutboxTarget::File { sink, .. } = target {
-                let size = record
-                    .payload
-                    .as_ref()
-                    .map_or(0, |payload| payload.len() as u64);
+                let size = record.payload.as_ref().map_or(0, |payload| payload.len() as u64);
                 *sizes.entry(sink.as_str()).or_insert(0) += size;
             }
         }
@@ -224,9 +213,7 @@ fn put_length(out: &mut BytesMut, length: usize) -> Result<()> {
             out.put_u32_le(length);
             Ok(())
         }
-        _ => Err(Error::internal(format!(
-            "an outbox part of {length} bytes is too long"
-        ))),
+        _ => Err(Error::internal(format!("an outbox part of {length} bytes is too long"))),
     }
 }
 
@@ -268,11 +255,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn malformed(&self, reason: &str) -> Error {
-        Error::corrupt(
-            "TM704",
-            format!("outbox object '{}' is malformed", self.object),
-        )
-        .because(reason)
+        Error::corrupt("TM704", format!("outbox object '{}' is malformed", self.object))
+            .because(reason)
     }
 
     fn take(&mut self, length: usize) -> Result<Bytes> {
@@ -302,8 +286,7 @@ impl Reader<'_> {
     }
 
     fn part(&mut self) -> Result<Bytes> {
-        self.optional()?
-            .ok_or_else(|| self.malformed("a part that must be there is not"))
+        self.optional()?.ok_or_else(|| self.malformed("a part that must be there is not"))
     }
 
     fn text(&mut self) -> Result<String> {
@@ -314,10 +297,7 @@ impl Reader<'_> {
     fn target(&mut self) -> Result<OutboxTarget> {
         match self.take(1)?.get_u8() {
             TOPIC_TAG => Ok(OutboxTarget::Topic { name: self.text()? }),
-            FILE_TAG => Ok(OutboxTarget::File {
-                sink: self.text()?,
-                path: self.text()?,
-            }),
+            FILE_TAG => Ok(OutboxTarget::File { sink: self.text()?, path: self.text()? }),
             tag => Err(self.malformed(&format!("unknown target kind {tag}"))),
         }
     }
@@ -333,12 +313,6 @@ impl Reader<'_> {
             headers.push((self.text()?, self.part()?));
         }
         let timestamp_ms = dated.then_some(timestamp_ms);
-        Ok(OutboxRecord {
-            id,
-            key,
-            payload,
-            headers,
-            timestamp_ms,
-        })
+        Ok(OutboxRecord { id, key, payload, headers, timestamp_ms })
     }
 }

@@ -47,11 +47,7 @@ pub struct Staged {
 impl Staged {
     /// Stages for an epoch that is not yet committed.
     pub fn new(store: Store, job: &str, epoch: u64) -> Self {
-        Self {
-            store,
-            job: job.to_owned(),
-            epoch,
-        }
+        Self { store, job: job.to_owned(), epoch }
     }
 
     /// Uploads all parts of the epoch side by side: the finished rows of each view, the state
@@ -72,11 +68,7 @@ impl Staged {
             .try_collect();
         let (files, state, outbox) =
             tokio::try_join!(files, self.stage_state(state), self.stage_outbox(outbox))?;
-        Ok(StagedEpoch {
-            files,
-            state,
-            outbox,
-        })
+        Ok(StagedEpoch { files, state, outbox })
     }
 
     /// Uploads rows of one view as one Parquet file of its table; `None` if there are no rows.
@@ -96,9 +88,7 @@ impl Staged {
             .await
             .map_err(|error| Error::internal(format!("writing parquet panicked: {error}")))??;
         let name = format!("part-{:020}-{}.parquet", self.epoch, uuid::Uuid::new_v4());
-        let object = self
-            .upload(Path::from("tables").join(view).join(name), bytes, rows)
-            .await?;
+        let object = self.upload(Path::from("tables").join(view).join(name), bytes, rows).await?;
         Ok(Some(StagedFile {
             view: view.to_owned(),
             path: object.path,
@@ -116,9 +106,7 @@ impl Staged {
         if bytes.is_empty() {
             return Ok(None);
         }
-        self.upload(self.object_path("state"), Bytes::from(bytes), 1)
-            .await
-            .map(Some)
+        self.upload(self.object_path("state"), Bytes::from(bytes), 1).await.map(Some)
     }
 
     /// Uploads the records to publish; `None` if there are none.
@@ -130,9 +118,7 @@ impl Staged {
             return Ok(None);
         }
         let bytes = outbox.encode()?;
-        self.upload(self.object_path("outbox"), bytes, outbox.len() as u64)
-            .await
-            .map(Some)
+        self.upload(self.object_path("outbox"), bytes, outbox.len() as u64).await.map(Some)
     }
 
     fn object_path(&self, folder: &str) -> Path {
@@ -144,15 +130,12 @@ impl Staged {
         let crc32c = crc32c::crc32c(&bytes);
         let size = bytes.len() as u64;
         match store::put_new(&self.store, &path, bytes).await? {
-            PutOutcome::Created => Ok(OutboxFile {
-                path: path.to_string(),
-                bytes: size,
-                records,
-                crc32c,
-            }),
-            PutOutcome::Exists => Err(Error::internal(format!(
-                "'{path}' exists, though its name is a fresh uuid"
-            ))),
+            PutOutcome::Created => {
+                Ok(OutboxFile { path: path.to_string(), bytes: size, records, crc32c })
+            }
+            PutOutcome::Exists => {
+                Err(Error::internal(format!("'{path}' exists, though its name is a fresh uuid")))
+            }
         }
     }
 }
@@ -164,12 +147,9 @@ impl Staged {
 /// if the store does not answer.
 pub async fn read_staged(store: &Store, object: &OutboxFile) -> Result<Bytes> {
     let wrong = |reason: String| {
-        Error::corrupt(
-            "TM703",
-            format!("object '{}' is not what its commit names", object.path),
-        )
-        .because(reason)
-        .help("restore the object from a backup; nothing was changed")
+        Error::corrupt("TM703", format!("object '{}' is not what its commit names", object.path))
+            .because(reason)
+            .help("restore the object from a backup; nothing was changed")
     };
     // The path is stored as the store writes it: parsed, never encoded a second time.
     let path = Path::parse(&object.path).map_err(|error| wrong(error.to_string()))?;
@@ -177,11 +157,7 @@ pub async fn read_staged(store: &Store, object: &OutboxFile) -> Result<Bytes> {
         return Err(wrong("it is not there".to_owned()));
     };
     if bytes.len() as u64 != object.bytes {
-        return Err(wrong(format!(
-            "it has {} bytes, not {}",
-            bytes.len(),
-            object.bytes
-        )));
+        return Err(wrong(format!("it has {} bytes, not {}", bytes.len(), object.bytes)));
     }
     let found = crc32c::crc32c(&bytes);
     if found != object.crc32c {
@@ -202,11 +178,7 @@ pub async fn read_outbox(store: &Store, object: &OutboxFile) -> Result<Outbox> {
             "TM704",
             format!("outbox object '{}' is malformed", object.path),
         )
-        .because(format!(
-            "it has {} records, not {}",
-            outbox.len(),
-            object.records
-        )));
+        .because(format!("it has {} records, not {}", outbox.len(), object.records)));
     }
     Ok(outbox)
 }

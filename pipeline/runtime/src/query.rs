@@ -85,8 +85,9 @@ fn session(scope: &Scope<'_>) -> Result<SessionContext> {
         .with_disk_manager_builder(disk)
         .build_arc()
         .map_err(failed)?;
-    let config =
-        SessionConfig::new().with_target_partitions(PARTITIONS).with_information_schema(false)
+    let config = SessionConfig::new()
+        .with_target_partitions(PARTITIONS)
+        .with_information_schema(false)
         .set_bool("datafusion.sql_parser.collect_spans", true);
     let session = SessionContext::new_with_config_rt(config, runtime);
     session.register_udaf(tidemill_sql::plan::wide_sum().as_ref().clone());

@@ -41,11 +41,7 @@ pub async fn recover(
     let newest = commit.as_ref().map_or(0, |commit| commit.epoch);
     check_tables(store, job, views, newest).await?;
     let Some(commit) = commit else {
-        return Ok(Recovered {
-            ledger,
-            commit: None,
-            state: None,
-        });
+        return Ok(Recovered { ledger, commit: None, state: None });
     };
     // State first: a job that cannot go on should not show more than it did.
     let state = match &commit.state {
@@ -54,20 +50,14 @@ pub async fn recover(
     };
     delivery.roll_forward(&commit).await?;
     ledger.mark_published(commit.epoch);
-    Ok(Recovered {
-        ledger,
-        commit: Some(commit),
-        state,
-    })
+    Ok(Recovered { ledger, commit: Some(commit), state })
 }
 
 /// A table that has later epochs than the commits know would silently refuse ours.
 async fn check_tables(store: &Store, job: &str, views: &[String], newest: u64) -> Result<()> {
     for view in views {
         let version = Box::pin(delta::committed_version(store, view, job)).await?;
-        let epoch = version
-            .and_then(|version| u64::try_from(version).ok())
-            .unwrap_or(0);
+        let epoch = version.and_then(|version| u64::try_from(version).ok()).unwrap_or(0);
         if epoch > newest {
             let what = format!("table '{view}' has epoch {epoch} of job '{job}'");
             return Err(Error::corrupt("TM706", what)

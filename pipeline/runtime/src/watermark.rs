@@ -217,9 +217,8 @@ impl SourceWatermark {
             return false;
         };
         let is_long = |since: Micros| now.saturating_sub(since) >= timeout;
-        let may_ask = self
-            .asked_at
-            .is_none_or(|asked| now.saturating_sub(asked) >= CONFIRM_INTERVAL);
+        let may_ask =
+            self.asked_at.is_none_or(|asked| now.saturating_sub(asked) >= CONFIRM_INTERVAL);
         let quiet = self.partitions.values().filter(|p| !p.finished && !p.unread);
         for partition in quiet {
             let was_told_long_ago = partition.confirmed_at.is_none_or(is_long);

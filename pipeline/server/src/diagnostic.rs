@@ -55,21 +55,13 @@ impl Diagnostic {
             let (source, carets) = underline(text, span);
             let carets = paint.red(&carets);
             let empty = " ".repeat(gutter);
-            out.push_str(&format!(
-                "\n{empty}{arrow} {name}:{line}:{column}\n{empty} {bar}"
-            ));
-            out.push_str(&format!(
-                "\n{number} {bar} {source}\n{empty} {bar} {carets}"
-            ));
+            out.push_str(&format!("\n{empty}{arrow} {name}:{line}:{column}\n{empty} {bar}"));
+            out.push_str(&format!("\n{number} {bar} {source}\n{empty} {bar} {carets}"));
         }
         for (label, note) in [("reason", &self.reason), ("help", &self.help)] {
             if let Some(note) = note {
                 let note = note.replace('\n', &format!("\n{:gutter$}   ", ""));
-                out.push_str(&format!(
-                    "\n{:gutter$} {} {label}: {note}",
-                    "",
-                    paint.blue("=")
-                ));
+                out.push_str(&format!("\n{:gutter$} {} {label}: {note}", "", paint.blue("=")));
             }
         }
         out
@@ -104,14 +96,8 @@ fn underline(text: &str, span: Span) -> (String, String) {
     let marked = source.get(indent.len()..).unwrap_or_default();
     let inside = head(marked, span.end.saturating_sub(before.len()));
     // Tabs are kept in the padding so that the carets stand below what they mean.
-    let padding: String = indent
-        .chars()
-        .map(|c| if c == '\t' { '\t' } else { ' ' })
-        .collect();
-    (
-        source.to_string(),
-        format!("{padding}{}", "^".repeat(inside.chars().count().max(1))),
-    )
+    let padding: String = indent.chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    (source.to_string(), format!("{padding}{}", "^".repeat(inside.chars().count().max(1))))
 }
 
 /// Whether to colour.
@@ -128,11 +114,7 @@ impl Paint {
     #[must_use]
     pub fn for_stream(stream: &impl std::io::IsTerminal) -> Self {
         let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if stream.is_terminal() && !forbidden {
-            Self::Colour
-        } else {
-            Self::Plain
-        }
+        if stream.is_terminal() && !forbidden { Self::Colour } else { Self::Plain }
     }
     /// Bold text.
     #[must_use]

@@ -84,10 +84,7 @@ impl Rows {
     /// The value at a row and a column's name.
     #[must_use]
     pub fn value(&self, row: usize, column: &str) -> Option<&Value> {
-        let index = self
-            .columns
-            .iter()
-            .position(|candidate| candidate.name == column)?;
+        let index = self.columns.iter().position(|candidate| candidate.name == column)?;
         self.rows.get(row)?.get(index)
     }
 
@@ -104,31 +101,18 @@ impl Rows {
     }
 
     fn write_table(&self, out: &mut impl Write) -> io::Result<()> {
-        let cells: Vec<Vec<String>> = self
-            .rows
-            .iter()
-            .map(|row| row.iter().map(table_cell).collect())
-            .collect();
-        let mut widths: Vec<usize> = self
-            .columns
-            .iter()
-            .map(|column| column.name.chars().count())
-            .collect();
+        let cells: Vec<Vec<String>> =
+            self.rows.iter().map(|row| row.iter().map(table_cell).collect()).collect();
+        let mut widths: Vec<usize> =
+            self.columns.iter().map(|column| column.name.chars().count()).collect();
         for row in &cells {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
             }
         }
-        let names: Vec<String> = self
-            .columns
-            .iter()
-            .map(|column| column.name.clone())
-            .collect();
-        let numeric: Vec<bool> = self
-            .columns
-            .iter()
-            .map(|column| is_numeric(&column.data_type))
-            .collect();
+        let names: Vec<String> = self.columns.iter().map(|column| column.name.clone()).collect();
+        let numeric: Vec<bool> =
+            self.columns.iter().map(|column| is_numeric(&column.data_type)).collect();
         write_line(out, &names, &widths, &numeric)?;
         let rules: Vec<String> = widths.iter().map(|width| "-".repeat(width + 2)).collect();
         writeln!(out, "{}", rules.join("+"))?;
@@ -154,11 +138,7 @@ impl Rows {
     }
 
     fn write_csv(&self, out: &mut impl Write) -> io::Result<()> {
-        let names: Vec<String> = self
-            .columns
-            .iter()
-            .map(|column| csv_cell(&column.name))
-            .collect();
+        let names: Vec<String> = self.columns.iter().map(|column| csv_cell(&column.name)).collect();
         writeln!(out, "{}", names.join(","))?;
         for row in &self.rows {
             let cells: Vec<String> = row
@@ -197,11 +177,9 @@ fn type_name(data_type: &DataType) -> String {
 }
 
 fn is_numeric(type_name: &str) -> bool {
-    [
-        "INT", "BIGINT", "TINYINT", "SMALLINT", "REAL", "DOUBLE", "DECIMAL", "UInt",
-    ]
-    .iter()
-    .any(|prefix| type_name.starts_with(prefix))
+    ["INT", "BIGINT", "TINYINT", "SMALLINT", "REAL", "DOUBLE", "DECIMAL", "UInt"]
+        .iter()
+        .any(|prefix| type_name.starts_with(prefix))
 }
 
 /// The batch with its decimal columns as text, digit by digit.
@@ -242,10 +220,7 @@ fn table_cell(value: &Value) -> String {
         value => plain(value),
     };
     // Control characters of a payload must not steer the reader's terminal.
-    let text: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().count() <= TABLE_COLUMN_CHARS_MAX {
         return text;
     }
@@ -272,13 +247,11 @@ fn write_line(
         .iter()
         .zip(widths)
         .zip(numeric)
-        .map(|((cell, &width), &right)| {
-            if right {
-                format!(" {cell:>width$} ")
-            } else {
-                format!(" {cell:<width$} ")
-            }
-        })
+        .map(
+            |((cell, &width), &right)| {
+                if right { format!(" {cell:>width$} ") } else { format!(" {cell:<width$} ") }
+            },
+        )
         .collect();
     writeln!(out, "{}", padded.join("|").trim_end())
 }

@@ -38,19 +38,13 @@ impl Condition {
         let compiled = plan(spec, view).map_err(|error| plan_error(&error, spec))?;
         let (expr, data_type) = compiled;
         if data_type != DataType::Boolean {
-            let message = format!(
-                "the condition of alert '{}' is not true or false",
-                spec.name
-            );
+            let message = format!("the condition of alert '{}' is not true or false", spec.name);
             return Err(Error::invalid("TM124", message)
                 .at(spec.span)
                 .because(format!("it has the type {data_type}"))
                 .help("write a comparison, such as revenue < 100"));
         }
-        Ok(Self {
-            expr,
-            columns: view.fields().len(),
-        })
+        Ok(Self { expr, columns: view.fields().len() })
     }
 
     /// For each row whether the condition holds; never null.
@@ -63,20 +57,12 @@ impl Condition {
             .evaluate(rows)
             .and_then(|value| value.into_array(rows.num_rows()))
             .map_err(|error| {
-                Error::new(
-                    tidemill_contract::ErrorKind::Internal,
-                    "TM901",
-                    error.strip_backtrace(),
-                )
-            })?;
+            Error::new(tidemill_contract::ErrorKind::Internal, "TM901", error.strip_backtrace())
+        })?;
         let Some(met) = values.as_boolean_opt() else {
             return Err(Error::internal("an alert's condition gave no booleans"));
         };
-        Ok(if met.null_count() == 0 {
-            met.clone()
-        } else {
-            prep_null_mask_filter(met)
-        })
+        Ok(if met.null_count() == 0 { met.clone() } else { prep_null_mask_filter(met) })
     }
 }
 
@@ -122,12 +108,9 @@ fn check(expr: &Expr) -> datafusion::common::Result<()> {
             },
             _ => return Ok(TreeNodeRecursion::Continue),
         };
-        let error = Error::invalid(
-            "TM124",
-            format!("the condition of an alert cannot use {what}"),
-        )
-        .because("it is computed from one row of the view, the same on every run")
-        .help("compute the value in the view and compare it here");
+        let error = Error::invalid("TM124", format!("the condition of an alert cannot use {what}"))
+            .because("it is computed from one row of the view, the same on every run")
+            .help("compute the value in the view and compare it here");
         Err(DataFusionError::External(Box::new(error)))
     })?;
     Ok(())
@@ -148,17 +131,11 @@ fn plan_error(error: &DataFusionError, spec: &AlertSpec) -> Error {
     Error::invalid("TM124", message)
         .at(place(error).or(spec.span))
         .because(reason)
-        .help(format!(
-            "use the columns of view '{}' and scalar functions",
-            spec.view
-        ))
+        .help(format!("use the columns of view '{}' and scalar functions", spec.view))
 }
 
 fn place(error: &DataFusionError) -> Option<Span> {
     let span = error.diagnostic()?.span?;
     let start = Location::new(span.start.line, span.start.column);
-    byte_span(TokenSpan::new(
-        start,
-        Location::new(span.end.line, span.end.column),
-    ))
+    byte_span(TokenSpan::new(start, Location::new(span.end.line, span.end.column)))
 }

@@ -96,9 +96,7 @@ impl Context {
         ]);
         let since = cause.since.start;
         let mut data = self.data(status, key);
-        data["value"] = cause
-            .row
-            .map_or(Value::Null, |row| Value::Object(row.clone()));
+        data["value"] = cause.row.map_or(Value::Null, |row| Value::Object(row.clone()));
         data["matching_rows"] = json!(cause.count);
         data["window"] = json!({ "start": rfc3339(start), "end": rfc3339(end) });
         data["since"] = json!(rfc3339(since));
@@ -216,8 +214,5 @@ fn row_time(row: &Map<String, Value>, batch: &RecordBatch) -> String {
         .iter()
         .filter(|field| matches!(field.data_type(), DataType::Timestamp(..)))
         .filter_map(|field| row.get(field.name()).and_then(Value::as_str));
-    times
-        .map(str::to_owned)
-        .next()
-        .unwrap_or_else(|| rfc3339(0))
+    times.map(str::to_owned).next().unwrap_or_else(|| rfc3339(0))
 }

@@ -101,10 +101,7 @@ impl AlertProgram {
             let message = format!("alert '{}' cannot wait for several windows", spec.name);
             return Err(Error::invalid("TM126", message)
                 .at(spec.span)
-                .because(format!(
-                    "view '{}' has no windows: each row is judged alone",
-                    spec.view
-                ))
+                .because(format!("view '{}' has no windows: each row is judged alone", spec.view))
                 .help("remove FOR, or watch a view that aggregates per window"));
         }
         Ok(Self {
@@ -167,17 +164,10 @@ impl AlertProgram {
             return Err(unreadable(format!("its format is {}", snapshot.format)));
         }
         if snapshot.alert != alert {
-            return Err(unreadable(format!(
-                "it is the state of alert '{}'",
-                snapshot.alert
-            )));
+            return Err(unreadable(format!("it is the state of alert '{}'", snapshot.alert)));
         }
         let fits = snapshot.version == self.context.version();
-        self.streaks = if fits {
-            snapshot.streaks
-        } else {
-            BTreeMap::new()
-        };
+        self.streaks = if fits { snapshot.streaks } else { BTreeMap::new() };
         Ok(())
     }
 
@@ -226,15 +216,7 @@ impl AlertProgram {
                     }
                 }
                 None => {
-                    matches.insert(
-                        id,
-                        Matches {
-                            key,
-                            row,
-                            text,
-                            count: 1,
-                        },
-                    );
+                    matches.insert(id, Matches { key, row, text, count: 1 });
                 }
             }
         }
@@ -263,26 +245,15 @@ impl AlertProgram {
         window: WindowBounds,
     ) -> Option<AlertEvent> {
         let known = self.streaks.remove(id);
-        if known
-            .as_ref()
-            .is_some_and(|streak| window.end <= streak.last.end)
-        {
+        if known.as_ref().is_some_and(|streak| window.end <= streak.last.end) {
             // This window has been judged before.
             self.streaks.insert(id.to_owned(), known?);
             return None;
         }
         let Some(matches) = matches else {
             let streak = known.filter(|streak| streak.firing)?;
-            let cause = Cause {
-                window,
-                since: streak.since,
-                row: None,
-                count: 0,
-            };
-            return Some(
-                self.context
-                    .event(AlertStatus::Resolved, id, &streak.key, &cause),
-            );
+            let cause = Cause { window, since: streak.since, row: None, count: 0 };
+            return Some(self.context.event(AlertStatus::Resolved, id, &streak.key, &cause));
         };
         let mut streak = known.unwrap_or(Streak {
             key: matches.key,
@@ -302,12 +273,7 @@ impl AlertProgram {
             (streak.length == 1).then_some(AlertStatus::Pending)
         };
         let row = Some(&matches.row);
-        let cause = Cause {
-            window,
-            since: streak.since,
-            row,
-            count: matches.count,
-        };
+        let cause = Cause { window, since: streak.since, row, count: matches.count };
         let event = status.map(|status| self.context.event(status, id, &streak.key, &cause));
         self.streaks.insert(id.to_owned(), streak);
         event
@@ -326,12 +292,7 @@ impl AlertProgram {
                 return true;
             }
             if streak.firing {
-                let cause = Cause {
-                    window: next,
-                    since: streak.since,
-                    row: None,
-                    count: 0,
-                };
+                let cause = Cause { window: next, since: streak.since, row: None, count: 0 };
                 events.push(context.event(AlertStatus::Resolved, id, &streak.key, &cause));
             }
             false
@@ -342,30 +303,21 @@ impl AlertProgram {
     fn key_of(&self, row: &Map<String, Value>, batch: &RecordBatch) -> Map<String, Value> {
         let schema = batch.schema_ref();
         let names = self.by.iter().map(|index| schema.field(*index).name());
-        names
-            .map(|name| (name.clone(), row.get(name).cloned().unwrap_or(Value::Null)))
-            .collect()
+        names.map(|name| (name.clone(), row.get(name).cloned().unwrap_or(Value::Null))).collect()
     }
 }
 
 /// A key as text: equal keys have equal ids. Empty without `BY`.
 fn key_id(key: &Map<String, Value>) -> String {
-    if key.is_empty() {
-        String::new()
-    } else {
-        rows::text(key)
-    }
+    if key.is_empty() { String::new() } else { rows::text(key) }
 }
 
 fn by_columns(spec: &AlertSpec, schema: &SchemaRef) -> Result<Vec<usize>> {
     let mut by = Vec::with_capacity(spec.by.len());
     for name in &spec.by {
         let Ok(index) = schema.index_of(name) else {
-            let names: Vec<&str> = schema
-                .fields()
-                .iter()
-                .map(|field| field.name().as_str())
-                .collect();
+            let names: Vec<&str> =
+                schema.fields().iter().map(|field| field.name().as_str()).collect();
             let message = format!("view '{}' has no column '{name}'", spec.view);
             let error = Error::invalid("TM125", message).at(spec.span);
             return Err(match closest(name, &names) {

@@ -56,7 +56,5 @@ pub(super) fn project(rows: &RecordBatch, columns: &[usize]) -> Result<RecordBat
 }
 
 fn failed(error: &ArrowError) -> Error {
-    Error::internal(format!(
-        "rows of an alert cannot be written as JSON: {error}"
-    ))
+    Error::internal(format!("rows of an alert cannot be written as JSON: {error}"))
 }

@@ -204,7 +204,8 @@ impl Group {
                 None => origin.to_vec(),
             };
             late.extend(
-                all.into_iter().map(|row| LateRow { query: client.query.clone(), record_index: row }),
+                all.into_iter()
+                    .map(|row| LateRow { query: client.query.clone(), record_index: row }),
             );
         }
         open
@@ -225,11 +226,7 @@ impl Group {
         let mut prepared = Vec::with_capacity(keys.len());
         for columns in keys {
             let ids = self.store.keys.intern(&columns, batch.num_rows())?;
-            prepared.push(Prepared {
-                ids,
-                arguments: arguments.clone(),
-                filters: filters.clone(),
-            });
+            prepared.push(Prepared { ids, arguments: arguments.clone(), filters: filters.clone() });
         }
         Ok(prepared)
     }

@@ -29,9 +29,9 @@ pub(super) fn metadata_column(
         MetadataColumn::Partition => {
             Arc::new(Int32Array::from(vec![raw.partition.0; records.len()]))
         }
-        MetadataColumn::Key => Arc::new(BinaryArray::from_iter(
-            records.iter().map(|record| record.key.as_deref()),
-        )),
+        MetadataColumn::Key => {
+            Arc::new(BinaryArray::from_iter(records.iter().map(|record| record.key.as_deref())))
+        }
         MetadataColumn::Headers => headers(&records, data_type)?,
     };
     cast(&array, data_type).map_err(|error| {

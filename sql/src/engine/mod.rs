@@ -99,11 +99,8 @@ impl Engine {
     /// # Errors
     /// If a query is unknown or reads a view that is not among `queries`.
     pub fn build(catalog: &Catalog, source: &str, queries: &[String]) -> Result<Self> {
-        let mut engine = Self {
-            source: source.to_owned(),
-            readers: BTreeMap::new(),
-            watermark: Watermark::MIN,
-        };
+        let mut engine =
+            Self { source: source.to_owned(), readers: BTreeMap::new(), watermark: Watermark::MIN };
         for name in queries {
             let query = catalog
                 .query(name)

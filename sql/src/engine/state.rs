@@ -101,8 +101,8 @@ impl Engine {
         if u32::from_le_bytes(*version) != VERSION {
             return Err(corrupt("written by another version"));
         }
-        let header: Header = serde_json::from_slice(part(&mut rest)?)
-            .map_err(|error| corrupt(error.to_string()))?;
+        let header: Header =
+            serde_json::from_slice(part(&mut rest)?).map_err(|error| corrupt(error.to_string()))?;
         self.watermark = header.watermark;
         for saved in &header.groups {
             let keys = part(&mut rest)?;
@@ -171,8 +171,7 @@ fn write_stream(batches: &[Vec<ArrayRef>]) -> Result<Vec<u8>> {
         .map(|(index, column)| Field::new(index.to_string(), column.data_type().clone(), true))
         .collect();
     let schema = Arc::new(Schema::new(fields));
-    let mut writer =
-        StreamWriter::try_new(Vec::new(), &schema).map_err(|error| failed(&error))?;
+    let mut writer = StreamWriter::try_new(Vec::new(), &schema).map_err(|error| failed(&error))?;
     for columns in batches {
         let options = RecordBatchOptions::new().with_row_count(columns.first().map(Array::len));
         let batch =
@@ -188,17 +187,11 @@ fn read_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }
-    let reader =
-        StreamReader::try_new(Cursor::new(bytes), None).map_err(|error| failed(&error))?;
+    let reader = StreamReader::try_new(Cursor::new(bytes), None).map_err(|error| failed(&error))?;
     reader.collect::<Result<Vec<_>, _>>().map_err(|error| failed(&error))
 }
 
-fn restore_group(
-    group: &mut Group,
-    saved: &GroupHeader,
-    keys: &[u8],
-    chunks: &[u8],
-) -> Result<()> {
+fn restore_group(group: &mut Group, saved: &GroupHeader, keys: &[u8], chunks: &[u8]) -> Result<()> {
     let same = group.store.aggregates.iter().map(|item| &item.text);
     if !same.eq(saved.aggregates.iter().map(|(text, _)| text)) {
         return Err(corrupt("the aggregates differ"));

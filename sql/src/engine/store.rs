@@ -46,9 +46,7 @@ impl Prepared {
         for filter in &self.filters {
             filters.push(match filter {
                 None => None,
-                Some(mask) => {
-                    Some(BooleanArray::from(take(mask, rows, None)?.to_data()))
-                }
+                Some(mask) => Some(BooleanArray::from(take(mask, rows, None)?.to_data())),
             });
         }
         let ids = rows.values().iter().map(|row| self.ids[*row as usize]).collect();
@@ -146,8 +144,7 @@ impl SliceStore {
                 used[*id as usize] = true;
             }
         }
-        let live: Vec<u32> =
-            (0..used.len() as u32).filter(|id| used[*id as usize]).collect();
+        let live: Vec<u32> = (0..used.len() as u32).filter(|id| used[*id as usize]).collect();
         self.live_keys = live.len().max(KEYS_MIN / 2);
         if live.len() * 2 > used.len() {
             return Ok(());

@@ -10,11 +10,8 @@ use super::{AlertSpec, CreateAlert};
 
 /// Longest streak: bounds what a typing mistake can do.
 const MAX_WINDOWS: u32 = 100_000;
-const LEVELS: &[(&str, Severity)] = &[
-    ("info", Severity::Info),
-    ("warning", Severity::Warning),
-    ("critical", Severity::Critical),
-];
+const LEVELS: &[(&str, Severity)] =
+    &[("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
 
 /// Reads what follows `CREATE ALERT`.
 pub(super) fn create(cursor: &mut Cursor<'_>) -> Result<CreateAlert> {
@@ -38,10 +35,7 @@ pub(super) fn create(cursor: &mut Cursor<'_>) -> Result<CreateAlert> {
         span: Some(span),
     };
     clauses(cursor, &mut spec)?;
-    Ok(CreateAlert {
-        spec,
-        if_not_exists,
-    })
+    Ok(CreateAlert { spec, if_not_exists })
 }
 
 fn clauses(cursor: &mut Cursor<'_>, spec: &mut AlertSpec) -> Result<()> {
@@ -72,18 +66,14 @@ fn clauses(cursor: &mut Cursor<'_>, spec: &mut AlertSpec) -> Result<()> {
 fn for_windows(cursor: &mut Cursor<'_>) -> Result<u32> {
     let span = cursor.span();
     let Token::Number(text, _) = cursor.peek(0) else {
-        return Err(cursor
-            .expected("a number of windows")
-            .help("write FOR 3 WINDOWS"));
+        return Err(cursor.expected("a number of windows").help("write FOR 3 WINDOWS"));
     };
     cursor.take();
     let windows: u32 = text.parse().unwrap_or(0);
     if !(1..=MAX_WINDOWS).contains(&windows) {
-        return Err(
-            Error::invalid("TM123", format!("an alert cannot wait for {text} windows"))
-                .at(Some(span))
-                .help(format!("write a whole number from 1 to {MAX_WINDOWS}")),
-        );
+        return Err(Error::invalid("TM123", format!("an alert cannot wait for {text} windows"))
+            .at(Some(span))
+            .help(format!("write a whole number from 1 to {MAX_WINDOWS}")));
     }
     if cursor.eat("WINDOWS") || cursor.eat("WINDOW") {
         return Ok(windows);
@@ -114,15 +104,10 @@ fn severity(cursor: &mut Cursor<'_>) -> Result<Severity> {
         Token::SingleQuotedString(text) => text,
         Token::Word(word) => word.value,
         _ => {
-            return Err(cursor
-                .expected("a severity")
-                .help("write SEVERITY 'critical'"));
+            return Err(cursor.expected("a severity").help("write SEVERITY 'critical'"));
         }
     };
-    if let Some((_, level)) = LEVELS
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(&word))
-    {
+    if let Some((_, level)) = LEVELS.iter().find(|(name, _)| name.eq_ignore_ascii_case(&word)) {
         cursor.take();
         return Ok(*level);
     }

@@ -63,11 +63,9 @@ pub(super) fn explain(cursor: &mut Cursor<'_>) -> Result<Statement> {
     ) {
         return Ok(Statement::Explain(Box::new(inner)));
     }
-    Err(
-        Error::invalid("TM102", "this statement has no plan to explain")
-            .at(Some(span))
-            .help("EXPLAIN takes a SELECT, INSERT or CREATE"),
-    )
+    Err(Error::invalid("TM102", "this statement has no plan to explain")
+        .at(Some(span))
+        .help("EXPLAIN takes a SELECT, INSERT or CREATE"))
 }
 
 /// Reads what follows `DROP`.
@@ -92,9 +90,5 @@ pub(super) fn drop_object(cursor: &mut Cursor<'_>) -> Result<Drop> {
             .help("drop the objects that use it first"));
     }
     cursor.eat("RESTRICT");
-    Ok(Drop {
-        kind,
-        name,
-        if_exists,
-    })
+    Ok(Drop { kind, name, if_exists })
 }

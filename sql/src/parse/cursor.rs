@@ -69,14 +69,7 @@ impl<'a> Cursor<'a> {
         }
         let length = tokens.len();
         let parser = new_parser(tokens.clone());
-        Ok(Self {
-            script,
-            parser,
-            tokens,
-            spans,
-            length,
-            position: 0,
-        })
+        Ok(Self { script, parser, tokens, spans, length, position: 0 })
     }
 
     /// Byte range of the whole statement.
@@ -88,18 +81,12 @@ impl<'a> Cursor<'a> {
     /// Place of the next token; at the end, of the last one.
     pub(super) fn span(&self) -> Span {
         let last = self.spans.len().saturating_sub(1);
-        self.spans
-            .get(self.position.min(last))
-            .copied()
-            .unwrap_or(Span { start: 0, end: 0 })
+        self.spans.get(self.position.min(last)).copied().unwrap_or(Span { start: 0, end: 0 })
     }
 
     /// Place of the token consumed last.
     pub(super) fn last_span(&self) -> Span {
-        self.spans
-            .get(self.position.saturating_sub(1))
-            .copied()
-            .unwrap_or(self.span())
+        self.spans.get(self.position.saturating_sub(1)).copied().unwrap_or(self.span())
     }
 
     /// Text and place from the token at `start` (a value of [`Self::position`]) to the last one.
@@ -140,10 +127,7 @@ impl<'a> Cursor<'a> {
 
     /// Consumes the next tokens if they are all the given words.
     pub(super) fn eat_all(&mut self, words: &[&str]) -> bool {
-        let found = words
-            .iter()
-            .enumerate()
-            .all(|(ahead, word)| self.is_word(ahead, word));
+        let found = words.iter().enumerate().all(|(ahead, word)| self.is_word(ahead, word));
         if found {
             words.iter().for_each(|_| self.advance());
         }
@@ -217,19 +201,15 @@ impl<'a> Cursor<'a> {
         let (name, span) = self.identifier(what)?;
         self.refuse_qualified(span)?;
         let mut characters = name.chars();
-        let begins = characters
-            .next()
-            .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+        let begins = characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
         let goes_on = characters.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
         if begins && goes_on {
             return Ok(name);
         }
-        Err(
-            Error::invalid("TM104", format!("'{name}' cannot be the name of {what}"))
-                .at(Some(span))
-                .because("the name becomes a topic and a folder of the bucket")
-                .help("use letters a-z, digits, _ and -, beginning with a letter"),
-        )
+        Err(Error::invalid("TM104", format!("'{name}' cannot be the name of {what}"))
+            .at(Some(span))
+            .because("the name becomes a topic and a folder of the bucket")
+            .help("use letters a-z, digits, _ and -, beginning with a letter"))
     }
 
     /// Consumes the name of an object that should exist.
@@ -314,10 +294,7 @@ impl<'a> Cursor<'a> {
         let error = self.expected(&words.join(" or "));
         match self.peek(0) {
             Token::Word(found) if !self.at_end() => match closest(&found.value, words) {
-                Some(word) => Error {
-                    help: Some(format!("did you mean {word}?")),
-                    ..error
-                },
+                Some(word) => Error { help: Some(format!("did you mean {word}?")), ..error },
                 None => error,
             },
             _ => error,
@@ -335,12 +312,9 @@ impl<'a> Cursor<'a> {
         if self.peek(0) != Token::Period {
             return Ok(());
         }
-        Err(refused(
-            "qualified names are not supported",
-            cover(first, self.span()),
-        )
-        .because("all objects live in one catalog without schemas")
-        .help("write the name alone"))
+        Err(refused("qualified names are not supported", cover(first, self.span()))
+            .because("all objects live in one catalog without schemas")
+            .help("write the name alone"))
     }
 
     /// sqlparser's error in our form: its "at Line: 1, Column: n" is a byte offset.
@@ -383,9 +357,7 @@ impl<'a> Cursor<'a> {
                 continue;
             };
             let word = &self.script[span.start..span.end];
-            let is_clause = CLAUSES
-                .iter()
-                .any(|clause| clause.eq_ignore_ascii_case(word));
+            let is_clause = CLAUSES.iter().any(|clause| clause.eq_ignore_ascii_case(word));
             if is_clause || word.len() < 4 || !word.chars().all(|c| c.is_ascii_alphabetic()) {
                 continue;
             }
@@ -421,19 +393,12 @@ pub(super) fn refused(message: impl Into<String>, span: Span) -> Error {
 
 /// The range from the first to the last span.
 pub(super) fn cover(first: Span, last: Span) -> Span {
-    Span {
-        start: first.start.min(last.start),
-        end: first.end.max(last.end),
-    }
+    Span { start: first.start.min(last.start), end: first.end.max(last.end) }
 }
 
 /// An identifier as stored: lower case unless quoted.
 pub(super) fn normal(value: &str, quote: Option<char>) -> String {
-    if quote.is_some() {
-        value.to_owned()
-    } else {
-        value.to_lowercase()
-    }
+    if quote.is_some() { value.to_owned() } else { value.to_lowercase() }
 }
 
 fn is(found: &Word, word: &str) -> bool {

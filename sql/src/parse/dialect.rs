@@ -126,11 +126,7 @@ impl Dialect for TidemillDialect {
 }
 
 fn marker(table: ObjectName) -> Expr {
-    let parts = table
-        .0
-        .iter()
-        .filter_map(|part| part.as_ident().cloned())
-        .collect();
+    let parts = table.0.iter().filter_map(|part| part.as_ident().cloned()).collect();
     let argument = FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::CompoundIdentifier(parts)));
     Expr::Function(Function {
         name: ObjectName::from(vec![Ident::new(TABLE_MARKER)]),

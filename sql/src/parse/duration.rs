@@ -48,19 +48,10 @@ pub fn parse_interval(expr: &Expr) -> Result<Interval> {
     let span = byte_span(expr.span());
     match expr {
         Expr::Nested(inner) => parse_interval(inner),
-        Expr::UnaryOp {
-            op: UnaryOperator::Minus,
-            expr: inner,
-        } => {
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr: inner } => {
             let interval = parse_interval(inner)?;
-            let months = interval
-                .months
-                .checked_neg()
-                .ok_or_else(|| too_large(span))?;
-            let micros = interval
-                .micros
-                .checked_neg()
-                .ok_or_else(|| too_large(span))?;
+            let months = interval.months.checked_neg().ok_or_else(|| too_large(span))?;
+            let micros = interval.micros.checked_neg().ok_or_else(|| too_large(span))?;
             Ok(Interval { months, micros })
         }
         Expr::Interval(interval) => {
@@ -98,28 +89,16 @@ fn parse_terms(text: &str, most: usize, span: Option<Span>) -> Result<Interval> 
         // "5s" and "5 s" are the same.
         let digits = amount.len() - amount.trim_start_matches(is_amount).len();
         let (amount, glued) = amount.split_at(digits);
-        let unit = if glued.is_empty() {
-            words.next()
-        } else {
-            Some(glued)
-        };
+        let unit = if glued.is_empty() { words.next() } else { Some(glued) };
         let Some(unit) = unit else {
-            return Err(
-                Error::invalid("TM121", format!("interval '{text}' has no unit"))
-                    .at(span)
-                    .help("write the unit after or inside the quotes: INTERVAL '5' SECOND"),
-            );
+            return Err(Error::invalid("TM121", format!("interval '{text}' has no unit"))
+                .at(span)
+                .help("write the unit after or inside the quotes: INTERVAL '5' SECOND"));
         };
         let scale = unit_scale(unit).ok_or_else(|| unknown_unit(text, unit, span))?;
         let term = scaled(amount, scale, text, span)?;
-        total.months = total
-            .months
-            .checked_add(term.months)
-            .ok_or_else(|| too_large(span))?;
-        total.micros = total
-            .micros
-            .checked_add(term.micros)
-            .ok_or_else(|| too_large(span))?;
+        total.months = total.months.checked_add(term.months).ok_or_else(|| too_large(span))?;
+        total.micros = total.micros.checked_add(term.micros).ok_or_else(|| too_large(span))?;
         terms += 1;
     }
     if terms == 0 || terms > most {
@@ -164,19 +143,13 @@ fn scaled(amount: &str, scale: (i32, Micros), text: &str, span: Option<Span>) ->
         return Err(inexact(text, span));
     }
     let denominator = 10_i128.pow(u32::try_from(fraction.len()).unwrap_or(0));
-    let joined: i128 = format!("0{whole}{fraction}")
-        .parse()
-        .map_err(|_| too_large(span))?;
+    let joined: i128 = format!("0{whole}{fraction}").parse().map_err(|_| too_large(span))?;
     let times = |unit: i128| -> Result<i128> {
         let product = joined.checked_mul(unit).ok_or_else(|| too_large(span))?;
         if product % denominator != 0 {
             return Err(inexact(text, span));
         }
-        Ok(if negative {
-            -(product / denominator)
-        } else {
-            product / denominator
-        })
+        Ok(if negative { -(product / denominator) } else { product / denominator })
     };
     Ok(Interval {
         months: i32::try_from(times(i128::from(scale.0))?).map_err(|_| too_large(span))?,
@@ -197,26 +170,18 @@ fn unreadable(text: &str, span: Option<Span>) -> Error {
 }
 
 fn unknown_unit(text: &str, unit: &str, span: Option<Span>) -> Error {
-    Error::invalid(
-        "TM121",
-        format!("interval '{text}' has the unknown unit '{unit}'"),
-    )
-    .at(span)
-    .help("units are microsecond, millisecond, second, minute, hour, day, week, month, year")
+    Error::invalid("TM121", format!("interval '{text}' has the unknown unit '{unit}'"))
+        .at(span)
+        .help("units are microsecond, millisecond, second, minute, hour, day, week, month, year")
 }
 
 fn inexact(text: &str, span: Option<Span>) -> Error {
-    Error::invalid(
-        "TM121",
-        format!("interval '{text}' is not a whole number of microseconds"),
-    )
-    .at(span)
-    .because("months and years take whole numbers, other units at most microseconds")
-    .help("use a smaller unit")
+    Error::invalid("TM121", format!("interval '{text}' is not a whole number of microseconds"))
+        .at(span)
+        .because("months and years take whole numbers, other units at most microseconds")
+        .help("use a smaller unit")
 }
 
 fn too_large(span: Option<Span>) -> Error {
-    Error::invalid("TM121", "the interval is too long")
-        .at(span)
-        .help("use a shorter one")
+    Error::invalid("TM121", "the interval is too long").at(span).help("use a shorter one")
 }

@@ -212,11 +212,7 @@ pub fn parse_script(sql: &str) -> Result<Vec<Parsed>> {
         let (offset, end) = cursor.extent();
         let statement = parse_statement(&mut cursor)?;
         cursor.finish()?;
-        parsed.push(Parsed {
-            statement,
-            text: sql[offset..end].to_owned(),
-            offset,
-        });
+        parsed.push(Parsed { statement, text: sql[offset..end].to_owned(), offset });
     }
     Ok(parsed)
 }
@@ -260,11 +256,9 @@ const CREATABLE: &[&str] = &["SOURCE", "TABLE", "MATERIALIZED", "VIEW", "ALERT",
 fn parse_create(cursor: &mut Cursor<'_>, start: Span) -> Result<Statement> {
     let span = cursor.span();
     if cursor.eat_all(&["OR", "REPLACE"]) {
-        return Err(
-            cursor::refused("OR REPLACE is not supported", cursor::cover(start, span))
-                .because("replacing a running query would silently drop its state")
-                .help("DROP the object first, or create one under a new name"),
-        );
+        return Err(cursor::refused("OR REPLACE is not supported", cursor::cover(start, span))
+            .because("replacing a running query would silently drop its state")
+            .help("DROP the object first, or create one under a new name"));
     }
     let Some(kind) = cursor.take_word() else {
         return Err(cursor.expected("what to create").help(create_help()));
@@ -277,12 +271,7 @@ fn parse_create(cursor: &mut Cursor<'_>, start: Span) -> Result<Statement> {
             .help("write CREATE MATERIALIZED VIEW")),
         "ALERT" => alert::create(cursor).map(Statement::CreateAlert),
         "SINK" => sink::create(cursor).map(Statement::CreateSink),
-        other => Err(unsupported(
-            &format!("CREATE {other}"),
-            span,
-            CREATABLE,
-            &create_help(),
-        )),
+        other => Err(unsupported(&format!("CREATE {other}"), span, CREATABLE, &create_help())),
     }
 }
 

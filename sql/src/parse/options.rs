@@ -21,11 +21,9 @@ pub(super) fn options(cursor: &mut Cursor<'_>) -> Result<Options> {
         let value = value(cursor, &key)?;
         let span = cover(key_span, cursor.last_span());
         if options.get(&key).is_some() {
-            return Err(
-                Error::invalid("TM108", format!("option '{key}' is given twice"))
-                    .at(Some(span))
-                    .help("remove one of them"),
-            );
+            return Err(Error::invalid("TM108", format!("option '{key}' is given twice"))
+                .at(Some(span))
+                .help("remove one of them"));
         }
         options.insert(&key, value, Some(span));
         if cursor.eat_token(&Token::RParen) {

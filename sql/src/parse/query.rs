@@ -30,10 +30,7 @@ pub struct SelectQuery {
 /// True if the next tokens begin a query.
 pub(super) fn starts_query(cursor: &Cursor<'_>) -> bool {
     let is_parenthesis = cursor.peek(0) == Token::LParen;
-    is_parenthesis
-        || ["SELECT", "WITH", "VALUES"]
-            .iter()
-            .any(|word| cursor.is_word(0, word))
+    is_parenthesis || ["SELECT", "WITH", "VALUES"].iter().any(|word| cursor.is_word(0, word))
 }
 
 /// Reads a query that stands alone.
@@ -57,11 +54,7 @@ fn read(cursor: &mut Cursor<'_>) -> Result<SelectQuery> {
     let (text, span) = cursor.text_since(start);
     // sqlparser's own spans are found by recursion: not before the depth is known to be bounded.
     verdict(ast.visit(&mut Checker::default())).map_err(|error| error.at(Some(span)))?;
-    Ok(SelectQuery {
-        ast,
-        text: text.to_owned(),
-        offset: span.start,
-    })
+    Ok(SelectQuery { ast, text: text.to_owned(), offset: span.start })
 }
 
 /// Takes a trailing `EMIT …` off, so that sqlparser does not read `EMIT` as an alias.
@@ -90,10 +83,7 @@ fn cut_emit(cursor: &mut Cursor<'_>) -> Result<()> {
     let here = cursor.position();
     if clause.join(" ") != "ON WINDOW CLOSE" {
         cursor.jump(index);
-        let error = refused(
-            format!("EMIT {} is not supported", clause.join(" ")),
-            cursor.span(),
-        );
+        let error = refused(format!("EMIT {} is not supported", clause.join(" ")), cursor.span());
         return Err(error
             .because("a view's rows become final when their window closes and never change again")
             .help("write EMIT ON WINDOW CLOSE, or leave it out: it is the default"));
@@ -116,9 +106,7 @@ fn emit_clause(cursor: &Cursor<'_>, index: usize) -> Vec<String> {
         }
     }
     let known = ["ON", "CHANGES", "FINAL", "AFTER", "EVERY", "WITH"];
-    let is_clause = words
-        .first()
-        .is_some_and(|first| known.contains(&first.as_str()));
+    let is_clause = words.first().is_some_and(|first| known.contains(&first.as_str()));
     if is_clause { words } else { Vec::new() }
 }
 
@@ -183,9 +171,7 @@ impl Visitor for Checker {
             return ControlFlow::Continue(());
         }
         let error = Error::invalid("TM100", "the expression is nested too deeply")
-            .because(format!(
-                "chains count too: at most {MAX_EXPRESSION_DEPTH} levels are read"
-            ))
+            .because(format!("chains count too: at most {MAX_EXPRESSION_DEPTH} levels are read"))
             .help("write x IN (…) for many comparisons, or split the query with views");
         ControlFlow::Break(error)
     }

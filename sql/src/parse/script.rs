@@ -25,10 +25,7 @@ pub fn byte_span(span: TokenSpan) -> Option<Span> {
         return None;
     }
     let start = to_byte(span.start);
-    Some(Span {
-        start,
-        end: to_byte(span.end).max(start),
-    })
+    Some(Span { start, end: to_byte(span.end).max(start) })
 }
 
 /// The tokens of each statement, without white space and comments, located by byte.
@@ -36,10 +33,7 @@ pub(super) fn split(sql: &str) -> Result<Vec<Vec<TokenWithSpan>>> {
     if sql.len() > MAX_SCRIPT_BYTES {
         return Err(Error::invalid(
             "TM100",
-            format!(
-                "the script has {} bytes, more than {MAX_SCRIPT_BYTES}",
-                sql.len()
-            ),
+            format!("the script has {} bytes, more than {MAX_SCRIPT_BYTES}", sql.len()),
         )
         .help("split it into several scripts"));
     }
@@ -64,21 +58,13 @@ pub(super) fn split(sql: &str) -> Result<Vec<Vec<TokenWithSpan>>> {
 }
 
 fn tokenize(sql: &str) -> Result<Vec<TokenWithSpan>> {
-    let mut walker = Walker {
-        text: sql,
-        line: 1,
-        column: 1,
-        byte: 0,
-    };
+    let mut walker = Walker { text: sql, line: 1, column: 1, byte: 0 };
     let tokens = Tokenizer::new(&TidemillDialect, sql).tokenize_with_location();
     let mut tokens = tokens.map_err(|error| {
         let start = walker.byte_at(error.location);
         let length = sql[start..].chars().next().map_or(0, char::len_utf8);
         Error::invalid("TM101", lowercase_first(&error.message))
-            .at(Some(Span {
-                start,
-                end: start + length,
-            }))
+            .at(Some(Span { start, end: start + length }))
             .help("check that every quote and comment is closed")
     })?;
     for token in &mut tokens {
@@ -104,20 +90,15 @@ fn check_limits(statement: &[TokenWithSpan]) -> Result<()> {
         match &token.token {
             Token::Word(word) if word.quote_style.is_none() => {
                 let word = word.value.to_ascii_uppercase();
-                if matches!(
-                    word.as_str(),
-                    "JOIN" | "UNION" | "EXCEPT" | "INTERSECT" | "MINUS"
-                ) {
+                if matches!(word.as_str(), "JOIN" | "UNION" | "EXCEPT" | "INTERSECT" | "MINUS") {
                     relations += 1;
                 }
             }
             Token::Placeholder(name) => {
-                return Err(
-                    Error::invalid("TM101", format!("parameter '{name}' has no value"))
-                        .at(byte_span(token.span))
-                        .because("statements take no parameters")
-                        .help("write the value itself"),
-                );
+                return Err(Error::invalid("TM101", format!("parameter '{name}' has no value"))
+                    .at(byte_span(token.span))
+                    .because("statements take no parameters")
+                    .help("write the value itself"));
             }
             _ => {}
         }

@@ -29,11 +29,7 @@ pub(super) fn create(cursor: &mut Cursor<'_>) -> Result<CreateSink> {
             .expected_one_of(&["WITH", "AS", "FROM"])
             .help("write CREATE SINK name WITH ('connector' = '…') AS SELECT …"));
     };
-    Ok(CreateSink {
-        spec: SinkSpec { name, options },
-        query,
-        if_not_exists,
-    })
+    Ok(CreateSink { spec: SinkSpec { name, options }, query, if_not_exists })
 }
 
 /// Reads what follows `INSERT`.
@@ -46,9 +42,7 @@ pub(super) fn insert(cursor: &mut Cursor<'_>) -> Result<InsertInto> {
     cursor.expect("INTO")?;
     let table = cursor.reference("a table")?;
     let is_column_list = cursor.peek(0) == Token::LParen
-        && !["SELECT", "WITH", "VALUES"]
-            .iter()
-            .any(|word| cursor.is_word(1, word))
+        && !["SELECT", "WITH", "VALUES"].iter().any(|word| cursor.is_word(1, word))
         && cursor.peek(1) != Token::LParen;
     if is_column_list {
         return Err(refused("INSERT takes no column list", cursor.span())
@@ -59,10 +53,7 @@ pub(super) fn insert(cursor: &mut Cursor<'_>) -> Result<InsertInto> {
             .because("INSERT INTO starts a continuous query")
             .help("write INSERT INTO table SELECT … FROM source"));
     }
-    Ok(InsertInto {
-        table,
-        query: query::definition(cursor)?,
-    })
+    Ok(InsertInto { table, query: query::definition(cursor)? })
 }
 
 /// `SELECT … WITH (options)`: the options are read first, then cut off.
@@ -91,9 +82,7 @@ fn last_with(cursor: &Cursor<'_>) -> Option<usize> {
             Token::LParen => depth += 1,
             Token::RParen => depth = depth.saturating_sub(1),
             Token::Word(word) if depth == 0 && word.value.eq_ignore_ascii_case("WITH") => {
-                let opens = tokens
-                    .get(index + 1)
-                    .is_some_and(|next| next.token == Token::LParen);
+                let opens = tokens.get(index + 1).is_some_and(|next| next.token == Token::LParen);
                 if opens {
                     found = Some(index);
                 }
@@ -108,9 +97,7 @@ fn expect_with(cursor: &mut Cursor<'_>) -> Result<()> {
     if cursor.eat("WITH") {
         return Ok(());
     }
-    Err(cursor
-        .expected("WITH and the connector's options")
-        .help("add WITH ('connector' = '…')"))
+    Err(cursor.expected("WITH and the connector's options").help("add WITH ('connector' = '…')"))
 }
 
 /// `SELECT * FROM view` for the name at the cursor. The name keeps its place.
@@ -127,20 +114,13 @@ fn whole_view(cursor: &mut Cursor<'_>) -> Result<SelectQuery> {
     };
     let ident = word.clone().into_ident(token.span);
     let ast = select_all(ident, &token)?;
-    Ok(SelectQuery {
-        ast,
-        text: format!("SELECT * FROM {name}"),
-        offset: span.start,
-    })
+    Ok(SelectQuery { ast, text: format!("SELECT * FROM {name}"), offset: span.start })
 }
 
 /// Builds the tree of `SELECT * FROM name` from tokens, so that later versions of the AST need no
 /// change here.
 fn select_all(name: Ident, place: &TokenWithSpan) -> Result<Query> {
-    let token = |token: Token| TokenWithSpan {
-        token,
-        span: place.span,
-    };
+    let token = |token: Token| TokenWithSpan { token, span: place.span };
     let tokens = vec![
         token(Token::make_keyword("SELECT")),
         token(Token::Mul),

@@ -26,14 +26,8 @@ const METADATA: &[(&str, MetadataColumn)] = &[
 
 /// Words after a column's type that other systems know and we do not: word, what to do.
 const REFUSED: &[(&str, &str)] = &[
-    (
-        "DEFAULT",
-        "use a computed column: name AS coalesce(column, value)",
-    ),
-    (
-        "UNIQUE",
-        "remove it: a stream cannot be checked for duplicates",
-    ),
+    ("DEFAULT", "use a computed column: name AS coalesce(column, value)"),
+    ("UNIQUE", "remove it: a stream cannot be checked for duplicates"),
     ("CHECK", "remove it: filter in the view with WHERE"),
     ("REFERENCES", "remove it"),
     ("COMMENT", "write the comment as -- text"),
@@ -49,20 +43,15 @@ pub(super) fn create(cursor: &mut Cursor<'_>) -> Result<CreateSource> {
     if cursor.eat_token(&Token::LParen) {
         table.read(cursor)?;
     } else if cursor.is_word(0, "AS") {
-        return Err(
-            refused("a source cannot be made from a query", cursor.span())
-                .help("write CREATE MATERIALIZED VIEW name AS SELECT …"),
-        );
+        return Err(refused("a source cannot be made from a query", cursor.span())
+            .help("write CREATE MATERIALIZED VIEW name AS SELECT …"));
     } else {
         return Err(cursor
             .expected("the columns in parentheses")
             .help("write CREATE SOURCE name (column TYPE, …) WITH ('connector' = '…')"));
     }
     for (word, help) in [
-        (
-            "PARTITIONED",
-            "remove it: tables are partitioned by the bucket",
-        ),
+        ("PARTITIONED", "remove it: tables are partitioned by the bucket"),
         ("COMMENT", "write the comment as -- text"),
         ("LIKE", "write the columns"),
         ("AS", "write CREATE MATERIALIZED VIEW name AS SELECT …"),
@@ -77,19 +66,9 @@ pub(super) fn create(cursor: &mut Cursor<'_>) -> Result<CreateSource> {
             .help("add WITH ('connector' = '…')"));
     }
     let options = options::options(cursor)?;
-    let Table {
-        columns, watermark, ..
-    } = table;
-    let spec = SourceSpec {
-        name,
-        columns,
-        watermark,
-        options,
-    };
-    Ok(CreateSource {
-        spec,
-        if_not_exists,
-    })
+    let Table { columns, watermark, .. } = table;
+    let spec = SourceSpec { name, columns, watermark, options };
+    Ok(CreateSource { spec, if_not_exists })
 }
 
 /// What stands in the parentheses.
@@ -128,24 +107,17 @@ impl Table {
     fn column(&mut self, cursor: &mut Cursor<'_>) -> Result<()> {
         let (name, span) = cursor.identifier("a column")?;
         if self.columns.iter().any(|column| column.name == name) {
-            return Err(
-                Error::invalid("TM105", format!("column '{name}' is declared twice"))
-                    .at(Some(span))
-                    .because("names are compared in lower case unless quoted")
-                    .help("rename one of them"),
-            );
+            return Err(Error::invalid("TM105", format!("column '{name}' is declared twice"))
+                .at(Some(span))
+                .because("names are compared in lower case unless quoted")
+                .help("rename one of them"));
         }
         let column = if cursor.eat("AS") {
             let start = cursor.position();
             cursor.expression()?;
             let (text, _) = cursor.text_since(start);
             let kind = ColumnKind::Computed(text.to_owned());
-            Column {
-                name,
-                data_type: DataType::Null,
-                nullable: true,
-                kind,
-            }
+            Column { name, data_type: DataType::Null, nullable: true, kind }
         } else {
             stored_column(cursor, name)?
         };
@@ -178,16 +150,10 @@ impl Table {
         };
         let name = &watermark.column;
         let Some(column) = self.columns.iter().find(|column| &column.name == name) else {
-            let names: Vec<&str> = self
-                .columns
-                .iter()
-                .map(|column| column.name.as_str())
-                .collect();
-            let error = Error::invalid(
-                "TM106",
-                format!("the watermark is for unknown column '{name}'"),
-            )
-            .at(self.watermark_span);
+            let names: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
+            let error =
+                Error::invalid("TM106", format!("the watermark is for unknown column '{name}'"))
+                    .at(self.watermark_span);
             return Err(match closest(name, &names) {
                 Some(candidate) => error.help(format!("did you mean {candidate}?")),
                 None => error.help("declare the column, for example as TIMESTAMP(3)"),
@@ -216,22 +182,13 @@ fn stored_column(cursor: &mut Cursor<'_>, name: String) -> Result<Column> {
         } else if cursor.is_word(0, "NULL") {
             cursor.take();
         } else if cursor.eat("METADATA") {
-            let field = if cursor.eat("FROM") {
-                metadata_name(cursor)?
-            } else {
-                name.clone()
-            };
+            let field = if cursor.eat("FROM") { metadata_name(cursor)? } else { name.clone() };
             let (_, span) = cursor.text_since(start);
             kind = ColumnKind::Metadata(metadata(&field, &data_type, span)?);
             cursor.eat("VIRTUAL");
         } else {
             refuse_attribute(cursor)?;
-            return Ok(Column {
-                name,
-                data_type,
-                nullable,
-                kind,
-            });
+            return Ok(Column { name, data_type, nullable, kind });
         }
     }
 }
@@ -250,9 +207,7 @@ fn metadata_name(cursor: &mut Cursor<'_>) -> Result<String> {
 
 fn metadata(field: &str, data_type: &DataType, span: Span) -> Result<MetadataColumn> {
     let names: Vec<&str> = METADATA.iter().map(|(name, _)| *name).collect();
-    let found = METADATA
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(field));
+    let found = METADATA.iter().find(|(name, _)| name.eq_ignore_ascii_case(field));
     let Some((_, metadata)) = found else {
         let error =
             Error::invalid("TM107", format!("unknown metadata field '{field}'")).at(Some(span));
@@ -262,28 +217,23 @@ fn metadata(field: &str, data_type: &DataType, span: Span) -> Result<MetadataCol
         });
     };
     let (fits, wanted) = match metadata {
-        MetadataColumn::Timestamp => (
-            matches!(data_type, DataType::Timestamp(..)),
-            "TIMESTAMP_LTZ(3) or TIMESTAMP(3)",
-        ),
+        MetadataColumn::Timestamp => {
+            (matches!(data_type, DataType::Timestamp(..)), "TIMESTAMP_LTZ(3) or TIMESTAMP(3)")
+        }
         MetadataColumn::Offset => (*data_type == DataType::Int64, "BIGINT"),
-        MetadataColumn::Partition => (
-            matches!(data_type, DataType::Int32 | DataType::Int64),
-            "INT or BIGINT",
-        ),
-        MetadataColumn::Key => (
-            matches!(data_type, DataType::Utf8 | DataType::Binary),
-            "BYTES or STRING",
-        ),
+        MetadataColumn::Partition => {
+            (matches!(data_type, DataType::Int32 | DataType::Int64), "INT or BIGINT")
+        }
+        MetadataColumn::Key => {
+            (matches!(data_type, DataType::Utf8 | DataType::Binary), "BYTES or STRING")
+        }
         MetadataColumn::Headers => (is_headers(data_type), "MAP<STRING, BYTES>"),
     };
     if fits {
         return Ok(*metadata);
     }
     let message = format!("metadata field '{}' has another type", field.to_lowercase());
-    Err(Error::invalid("TM107", message)
-        .at(Some(span))
-        .help(format!("declare it as {wanted}")))
+    Err(Error::invalid("TM107", message).at(Some(span)).help(format!("declare it as {wanted}")))
 }
 
 fn is_headers(data_type: &DataType) -> bool {
@@ -294,10 +244,7 @@ fn is_headers(data_type: &DataType) -> bool {
         return false;
     };
     let types: Vec<&DataType> = fields.iter().map(|field| field.data_type()).collect();
-    matches!(
-        types.as_slice(),
-        [DataType::Utf8, DataType::Utf8 | DataType::Binary]
-    )
+    matches!(types.as_slice(), [DataType::Utf8, DataType::Utf8 | DataType::Binary])
 }
 
 /// The delay in `column - INTERVAL …`.
@@ -306,9 +253,7 @@ fn delay(expression: &Expr, column: &str, span: Span) -> Result<i64> {
         Error::invalid("TM106", "this is not a watermark")
             .at(Some(span))
             .because("a watermark is the event-time column minus a fixed delay")
-            .help(format!(
-                "write WATERMARK FOR {column} AS {column} - INTERVAL '5' SECOND"
-            ))
+            .help(format!("write WATERMARK FOR {column} AS {column} - INTERVAL '5' SECOND"))
     };
     let is_column = |candidate: &Expr| {
         matches!(candidate, Expr::Identifier(Ident { value, quote_style, .. })
@@ -316,19 +261,13 @@ fn delay(expression: &Expr, column: &str, span: Span) -> Result<i64> {
     };
     match expression {
         candidate if is_column(candidate) => Ok(0),
-        Expr::BinaryOp {
-            left,
-            op: BinaryOperator::Minus,
-            right,
-        } if is_column(left) => {
+        Expr::BinaryOp { left, op: BinaryOperator::Minus, right } if is_column(left) => {
             let interval = parse_interval(right)?;
             if interval.months != 0 || interval.micros < 0 {
-                return Err(
-                    Error::invalid("TM106", "the watermark's delay cannot be used")
-                        .at(Some(span))
-                        .because("it must be zero or more, and of a fixed length")
-                        .help("use seconds, minutes, hours or days"),
-                );
+                return Err(Error::invalid("TM106", "the watermark's delay cannot be used")
+                    .at(Some(span))
+                    .because("it must be zero or more, and of a fixed length")
+                    .help("use seconds, minutes, hours or days"));
             }
             Ok(interval.micros)
         }
@@ -342,11 +281,7 @@ fn refuse_constraint(cursor: &Cursor<'_>) -> Result<()> {
         || (cursor.is_word(0, "FOREIGN") && cursor.is_word(1, "KEY"))
         || (cursor.is_word(0, "UNIQUE") && cursor.peek(1) == Token::LParen)
         || (cursor.is_word(0, "CONSTRAINT") && matches!(cursor.peek(1), Token::Word(_)));
-    if is_constraint {
-        Err(no_keys(cursor.span()))
-    } else {
-        Ok(())
-    }
+    if is_constraint { Err(no_keys(cursor.span())) } else { Ok(()) }
 }
 
 fn refuse_attribute(cursor: &Cursor<'_>) -> Result<()> {

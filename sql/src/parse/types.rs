@@ -87,12 +87,7 @@ const REPLACED: &[(&str, &str)] = &[
 
 /// Reads a type.
 pub(super) fn data_type(cursor: &mut Cursor<'_>) -> Result<DataType> {
-    TypeReader {
-        cursor,
-        half_closed: false,
-        depth: 0,
-    }
-    .read()
+    TypeReader { cursor, half_closed: false, depth: 0 }.read()
 }
 
 struct TypeReader<'c, 'a> {
@@ -112,10 +107,7 @@ impl TypeReader<'_, '_> {
                 .because(format!("at most {MAX_TYPE_DEPTH} levels are read")));
         }
         let Some(word) = self.cursor.take_word() else {
-            return Err(self
-                .cursor
-                .expected("a type")
-                .help("types are listed in docs/sql.md"));
+            return Err(self.cursor.expected("a type").help("types are listed in docs/sql.md"));
         };
         let mut data_type = self.named(&word.to_ascii_uppercase(), &word, span)?;
         loop {
@@ -223,10 +215,7 @@ impl TypeReader<'_, '_> {
                 .help("write for example DECIMAL(12, 2)"));
         }
         let precision = u8::try_from(precision).unwrap_or(38);
-        Ok(DataType::Decimal128(
-            precision,
-            i8::try_from(scale).unwrap_or(0),
-        ))
+        Ok(DataType::Decimal128(precision, i8::try_from(scale).unwrap_or(0)))
     }
 
     fn precision(&mut self, most: u32, span: Span) -> Result<Option<u32>> {
@@ -234,11 +223,9 @@ impl TypeReader<'_, '_> {
         match numbers.as_slice() {
             [] => Ok(None),
             [precision] if *precision <= most => Ok(Some(*precision)),
-            _ => Err(
-                Error::invalid("TM103", "this precision of a time does not exist")
-                    .at(Some(cover(span, self.cursor.last_span())))
-                    .help(format!("write a number of decimal places from 0 to {most}")),
-            ),
+            _ => Err(Error::invalid("TM103", "this precision of a time does not exist")
+                .at(Some(cover(span, self.cursor.last_span())))
+                .help(format!("write a number of decimal places from 0 to {most}"))),
         }
     }
 
@@ -267,19 +254,15 @@ impl TypeReader<'_, '_> {
         let span = self.cursor.span();
         let key = self.read()?;
         if key.is_nested() {
-            return Err(
-                Error::invalid("TM103", "the key of a map must be a plain type")
-                    .at(Some(cover(span, self.cursor.last_span())))
-                    .help("use STRING or a number as the key"),
-            );
+            return Err(Error::invalid("TM103", "the key of a map must be a plain type")
+                .at(Some(cover(span, self.cursor.last_span())))
+                .help("use STRING or a number as the key"));
         }
         self.cursor.expect_token(&Token::Comma)?;
         let value = self.read()?;
         self.close()?;
-        let entries = Fields::from(vec![
-            Field::new("key", key, false),
-            Field::new("value", value, true),
-        ]);
+        let entries =
+            Fields::from(vec![Field::new("key", key, false), Field::new("value", value, true)]);
         let entries = Field::new("entries", DataType::Struct(entries), false);
         Ok(DataType::Map(Arc::new(entries), false))
     }
@@ -294,11 +277,9 @@ impl TypeReader<'_, '_> {
         loop {
             let (name, name_span) = self.cursor.identifier("a field")?;
             if fields.iter().any(|field| field.name() == &name) {
-                return Err(
-                    Error::invalid("TM105", format!("field '{name}' is declared twice"))
-                        .at(Some(name_span))
-                        .help("rename one of them"),
-                );
+                return Err(Error::invalid("TM105", format!("field '{name}' is declared twice"))
+                    .at(Some(name_span))
+                    .help("rename one of them"));
             }
             let data_type = self.read()?;
             let nullable = self.half_closed || !self.cursor.eat_all(&["NOT", "NULL"]);
@@ -309,10 +290,7 @@ impl TypeReader<'_, '_> {
         }
         if in_parentheses {
             if self.half_closed {
-                return Err(refused(
-                    "'>' closes nothing",
-                    cover(span, self.cursor.last_span()),
-                ));
+                return Err(refused("'>' closes nothing", cover(span, self.cursor.last_span())));
             }
             self.cursor.expect_token(&Token::RParen)?;
         } else {

@@ -22,9 +22,5 @@ pub(super) fn create(cursor: &mut Cursor<'_>) -> Result<CreateView> {
     }
     cursor.expect("AS")?;
     let query = query::definition(cursor)?;
-    Ok(CreateView {
-        name,
-        query,
-        if_not_exists,
-    })
+    Ok(CreateView { name, query, if_not_exists })
 }

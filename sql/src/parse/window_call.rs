@@ -58,34 +58,22 @@ impl WindowCall {
             self.kind.to_uppercase(),
             parameters.join(", ")
         );
-        let wrong = |message: String| {
-            Error::invalid("TM122", message)
-                .at(self.span)
-                .help(usage.clone())
-        };
+        let wrong =
+            |message: String| Error::invalid("TM122", message).at(self.span).help(usage.clone());
         if self.intervals.len() > names.len() {
             let given = self.intervals.len();
-            return Err(wrong(format!(
-                "{} has too many intervals: {given}",
-                self.kind
-            )));
+            return Err(wrong(format!("{} has too many intervals: {given}", self.kind)));
         }
         for name in self.named.keys() {
             let Some(place) = names.iter().position(|known| known == name) else {
                 let error = wrong(format!("{} has no argument '{name}'", self.kind));
                 return Err(match closest(name, &names) {
-                    Some(known) => Error {
-                        help: Some(format!("did you mean {known}?")),
-                        ..error
-                    },
+                    Some(known) => Error { help: Some(format!("did you mean {known}?")), ..error },
                     None => error,
                 });
             };
             if place < self.intervals.len() {
-                return Err(wrong(format!(
-                    "argument '{name}' of {} is given twice",
-                    self.kind
-                )));
+                return Err(wrong(format!("argument '{name}' of {} is given twice", self.kind)));
             }
         }
         let mut resolved = Vec::with_capacity(names.len());
@@ -107,19 +95,9 @@ impl WindowCall {
 pub fn window_call(factor: &TableFactor, kinds: &[&str]) -> Result<Option<WindowCall>> {
     let (name, arguments, alias): (&ObjectName, &[FunctionArg], &Option<TableAlias>) = match factor
     {
-        TableFactor::Table {
-            name,
-            args: Some(list),
-            alias,
-            ..
-        } => (name, &list.args, alias),
-        TableFactor::Function {
-            name, args, alias, ..
-        } => (name, args, alias),
-        TableFactor::TableFunction {
-            expr: Expr::Function(function),
-            alias,
-        } => {
+        TableFactor::Table { name, args: Some(list), alias, .. } => (name, &list.args, alias),
+        TableFactor::Function { name, args, alias, .. } => (name, args, alias),
+        TableFactor::TableFunction { expr: Expr::Function(function), alias } => {
             let FunctionArguments::List(list) = &function.args else {
                 return Ok(None);
             };
@@ -135,37 +113,18 @@ pub fn window_call(factor: &TableFactor, kinds: &[&str]) -> Result<Option<Window
         return Ok(None);
     }
     let place = byte_span(name.span);
-    let end = arguments
-        .iter()
-        .filter_map(|argument| byte_span(argument.span()))
-        .next_back();
+    let end = arguments.iter().filter_map(|argument| byte_span(argument.span())).next_back();
     let span = match (place, end) {
         (Some(first), Some(last)) => Some(cover(first, last)),
         _ => place,
     };
-    let mut reader = Reader {
-        kind: &kind,
-        span,
-        table: None,
-        time_column: None,
-    };
+    let mut reader = Reader { kind: &kind, span, table: None, time_column: None };
     let (intervals, named) = reader.read(arguments)?;
-    let table = reader
-        .table
-        .take()
-        .ok_or_else(|| reader.wrong("no table is given"))?;
+    let table = reader.table.take().ok_or_else(|| reader.wrong("no table is given"))?;
     let time_column = reader.time_column.take();
     let time_column = time_column.ok_or_else(|| reader.wrong("no time column is given"))?;
     let alias = alias.as_ref().map(|alias| stored(&alias.name));
-    Ok(Some(WindowCall {
-        kind,
-        table,
-        time_column,
-        intervals,
-        named,
-        alias,
-        span,
-    }))
+    Ok(Some(WindowCall { kind, table, time_column, intervals, named, alias, span }))
 }
 
 struct Reader<'a> {
@@ -237,18 +196,14 @@ impl Reader<'_> {
             Expr::Identifier(ident) => Some(ident),
             _ => call_argument(value, "descriptor"),
         };
-        ident
-            .map(stored)
-            .ok_or_else(|| self.wrong("the time column is not a column name"))
+        ident.map(stored).ok_or_else(|| self.wrong("the time column is not a column name"))
     }
 
     fn wrong(&self, what: &str) -> Error {
         let kind = self.kind.to_uppercase();
         Error::invalid("TM122", format!("{}: {what}", self.kind))
             .at(self.span)
-            .help(format!(
-                "write {kind}(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE, …)"
-            ))
+            .help(format!("write {kind}(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE, …)"))
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
+use datafusion::sql::sqlparser::parser::Parser;
 use tidemill_contract::{ColumnKind, Error, Result, SourceSpec};
 
 use super::{Context, Stream, context, prepare, volatile};
@@ -70,8 +70,7 @@ fn plan_one(
     )?
     .build()?;
     let expr = planner.sql_to_expr(expr, scan.schema(), &mut PlannerContext::new())?;
-    let plan =
-        datafusion::logical_expr::LogicalPlanBuilder::from(scan).project([expr])?.build()?;
+    let plan = datafusion::logical_expr::LogicalPlanBuilder::from(scan).project([expr])?.build()?;
     volatile::refuse(&plan)?;
     let plan = prepare(plan)?;
     let LogicalPlan::Projection(projection) = &plan else {

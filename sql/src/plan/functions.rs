@@ -70,4 +70,3 @@ impl AggregateUDFImpl for WideSum {
         self.inner.create_groups_accumulator(args)
     }
 }
-

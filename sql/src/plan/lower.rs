@@ -137,10 +137,7 @@ fn cut(plan: &LogicalPlan, streams: &BTreeMap<String, Stream>) -> Result<Cut> {
             for item in &sort.expr {
                 by.push(PhysicalSortExpr {
                     expr: physical(&item.expr, sort.input.schema())?,
-                    options: SortOptions {
-                        descending: !item.asc,
-                        nulls_first: item.nulls_first,
-                    },
+                    options: SortOptions { descending: !item.asc, nulls_first: item.nulls_first },
                 });
             }
             below.steps.push(RowStep::Sort { by, skip: 0, keep: sort.fetch });
@@ -271,12 +268,7 @@ fn over_closed_window(cut: Cut, clause: &str) -> Result<Cut> {
 
 /// A physical expression over rows of the given schema.
 pub(in crate::plan) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
-    create_physical_expr(
-        expr,
-        schema,
-        &ExecutionProps::new(),
-        &PhysicalPlanningContext::default(),
-    )
+    create_physical_expr(expr, schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())
 }
 
 pub(super) fn unbounded() -> DataFusionError {

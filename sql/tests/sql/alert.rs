@@ -38,17 +38,7 @@ pub(crate) fn spec(clauses: &str) -> AlertSpec {
 }
 
 pub(crate) fn tumble() -> Option<WindowSpec> {
-    Some(
-        WindowSpec::new(
-            "tumble",
-            &[Step {
-                months: 0,
-                micros: MINUTE,
-            }],
-            None,
-        )
-        .unwrap(),
-    )
+    Some(WindowSpec::new("tumble", &[Step { months: 0, micros: MINUTE }], None).unwrap())
 }
 
 pub(crate) fn program(clauses: &str) -> AlertProgram {
@@ -57,10 +47,7 @@ pub(crate) fn program(clauses: &str) -> AlertProgram {
 
 /// The `number`th minute.
 fn window(number: i64) -> WindowBounds {
-    WindowBounds {
-        start: number * MINUTE,
-        end: (number + 1) * MINUTE,
-    }
+    WindowBounds { start: number * MINUTE, end: (number + 1) * MINUTE }
 }
 
 /// Rows of a minute: product, revenue in cents.
@@ -68,9 +55,7 @@ pub(crate) fn emission(number: i64, rows: &[(&str, Option<i128>)]) -> Emission {
     let end = vec![(number + 1) * MINUTE; rows.len()];
     let products: Vec<&str> = rows.iter().map(|(product, _)| *product).collect();
     let revenue: Vec<Option<i128>> = rows.iter().map(|(_, cents)| *cents).collect();
-    let revenue = Decimal128Array::from(revenue)
-        .with_precision_and_scale(12, 2)
-        .unwrap();
+    let revenue = Decimal128Array::from(revenue).with_precision_and_scale(12, 2).unwrap();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(TimestampMicrosecondArray::from(end)),
         Arc::new(StringArray::from(products)),
@@ -149,18 +134,8 @@ fn an_event_carries_everything() {
 fn fires_after_its_windows_and_resolves() {
     let mut program = program("revenue < 100 FOR 3 WINDOWS BY product");
     let mut log = Vec::new();
-    for (number, cents) in [
-        (1, 5),
-        (2, 5),
-        (3, 5),
-        (4, 5),
-        (5, 500_00),
-        (6, 5),
-        (7, 500_00),
-    ] {
-        let events = program
-            .on_emission(&emission(number, &[("cup", Some(cents))]))
-            .unwrap();
+    for (number, cents) in [(1, 5), (2, 5), (3, 5), (4, 5), (5, 500_00), (6, 5), (7, 500_00)] {
+        let events = program.on_emission(&emission(number, &[("cup", Some(cents))])).unwrap();
         if number == 3 {
             assert_eq!(events[0].data["since"], "1970-01-01T00:01:00Z");
         }
@@ -187,10 +162,7 @@ fn one_incident_has_one_dedup_key() {
     let mut program = program("revenue < 100 FOR 2 WINDOWS BY product");
     let mut keys = Vec::new();
     for (number, cents) in [(1, 5), (2, 5), (3, 500_00), (4, 5)] {
-        for event in program
-            .on_emission(&emission(number, &[("cup", Some(cents))]))
-            .unwrap()
-        {
+        for event in program.on_emission(&emission(number, &[("cup", Some(cents))])).unwrap() {
             keys.push(event.data["dedup_key"].clone());
         }
     }
@@ -209,9 +181,7 @@ fn a_gap_breaks_the_streak_and_absence_resolves() {
         (3, vec![low("b")]),           // a: firing, now absent; b: a new streak
         (6, vec![low("b"), low("a")]), // b: gap again
     ] {
-        log.extend(told(
-            &program.on_emission(&emission(number, &rows)).unwrap(),
-        ));
+        log.extend(told(&program.on_emission(&emission(number, &rows)).unwrap()));
     }
     assert_eq!(
         log,
@@ -230,43 +200,25 @@ fn a_gap_breaks_the_streak_and_absence_resolves() {
 #[test]
 fn the_watermark_tells_of_absence() {
     let mut program = program("revenue < 100 BY product");
-    let fired = program
-        .on_emission(&emission(1, &[("a", Some(5)), ("b", Some(5))]))
-        .unwrap();
+    let fired = program.on_emission(&emission(1, &[("a", Some(5)), ("b", Some(5))])).unwrap();
     assert_eq!(told(&fired), ["firing product=a 1", "firing product=b 1"]);
     assert!(program.advance(Watermark(2 * MINUTE)).is_empty());
     assert!(program.advance(Watermark(3 * MINUTE - 1)).is_empty());
     assert!(program.advance(Watermark::MIN).is_empty());
-    assert!(
-        program.advance(Watermark::MAX).is_empty(),
-        "the end of data is no absence"
-    );
-    let still = program
-        .on_emission(&emission(2, &[("b", Some(5))]))
-        .unwrap();
-    assert!(
-        still.is_empty(),
-        "b still fires; a is absent only when told so: {still:?}"
-    );
+    assert!(program.advance(Watermark::MAX).is_empty(), "the end of data is no absence");
+    let still = program.on_emission(&emission(2, &[("b", Some(5))])).unwrap();
+    assert!(still.is_empty(), "b still fires; a is absent only when told so: {still:?}");
     let resolved = program.advance(Watermark(3 * MINUTE));
     assert_eq!(told(&resolved), ["resolved product=a 2"]);
     assert_eq!(resolved[0].data["window"]["end"], "1970-01-01T00:03:00Z");
     assert!(program.advance(Watermark(3 * MINUTE)).is_empty());
-    assert_eq!(
-        told(&program.advance(Watermark(99 * MINUTE))),
-        ["resolved product=b 3"]
-    );
+    assert_eq!(told(&program.advance(Watermark(99 * MINUTE))), ["resolved product=b 3"]);
 }
 
 #[test]
 fn without_a_key_any_row_of_the_window_counts() {
     let mut program = program("revenue < 100");
-    let rows = [
-        ("b", Some(7)),
-        ("c", Some(900_00)),
-        ("a", Some(5)),
-        ("d", None),
-    ];
+    let rows = [("b", Some(7)), ("c", Some(900_00)), ("a", Some(5)), ("d", None)];
     let events = program.on_emission(&emission(1, &rows)).unwrap();
     assert_eq!(told(&events), ["firing  1"]);
     assert_eq!(events[0].data["key"], json!({}));
@@ -275,28 +227,16 @@ fn without_a_key_any_row_of_the_window_counts() {
     shuffled.reverse();
     let mut again = self::program("revenue < 100");
     assert_eq!(again.on_emission(&emission(1, &shuffled)).unwrap(), events);
-    let none = program
-        .on_emission(&emission(2, &[("c", Some(900_00))]))
-        .unwrap();
+    let none = program.on_emission(&emission(2, &[("c", Some(900_00))])).unwrap();
     assert_eq!(told(&none), ["resolved  2"]);
-    program
-        .on_emission(&emission(3, &[("c", Some(1))]))
-        .unwrap();
-    assert_eq!(
-        told(&program.advance(Watermark(5 * MINUTE))),
-        ["resolved  4"]
-    );
+    program.on_emission(&emission(3, &[("c", Some(1))])).unwrap();
+    assert_eq!(told(&program.advance(Watermark(5 * MINUTE))), ["resolved  4"]);
 }
 
 #[test]
 fn null_is_not_true_and_null_is_a_key() {
     let mut alert = program("revenue < 100 BY product");
-    assert!(
-        alert
-            .on_emission(&emission(1, &[("a", None)]))
-            .unwrap()
-            .is_empty()
-    );
+    assert!(alert.on_emission(&emission(1, &[("a", None)])).unwrap().is_empty());
     let mut rows = emission(2, &[("x", Some(1))]);
     let mut columns = rows.rows.columns().to_vec();
     columns[1] = Arc::new(StringArray::from(vec![None::<&str>]));
@@ -323,10 +263,7 @@ fn a_window_judged_twice_changes_nothing() {
 
 #[test]
 fn cumulating_and_hopping_windows_follow_each_other_by_end() {
-    let step = |minutes: i64| Step {
-        months: 0,
-        micros: minutes * MINUTE,
-    };
+    let step = |minutes: i64| Step { months: 0, micros: minutes * MINUTE };
     let spec_of = |name: &str| WindowSpec::new(name, &[step(2), step(10)], None).unwrap();
     for name in ["hop", "cumulate"] {
         let window_spec = spec_of(name);
@@ -350,11 +287,7 @@ fn rows_of_a_stateless_view_fire_alone() {
     let view = Arc::new(Schema::new(vec![
         Field::new("order_id", DataType::Utf8, false),
         Field::new("amount", DataType::Float64, true),
-        Field::new(
-            "at",
-            DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())),
-            true,
-        ),
+        Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), true),
     ]));
     let spec = spec("abs(amount) >= 1000 BY order_id");
     let mut alert = AlertProgram::new(&spec, &view, 1, None).unwrap();
@@ -364,12 +297,8 @@ fn rows_of_a_stateless_view_fire_alone() {
         Arc::new(TimestampMillisecondArray::from(vec![0, 1, 1_500]).with_timezone("UTC")),
     ];
     let rows = RecordBatch::try_new(Arc::clone(&view), columns).unwrap();
-    let emission = Emission {
-        query: "sales".to_owned(),
-        window: None,
-        kind: EmissionKind::Final,
-        rows,
-    };
+    let emission =
+        Emission { query: "sales".to_owned(), window: None, kind: EmissionKind::Final, rows };
     let events = alert.on_emission(&emission).unwrap();
     let subjects: Vec<&str> = events.iter().map(|event| event.subject.as_str()).collect();
     assert_eq!(subjects, ["order_id=1", "order_id=3"]);
@@ -405,10 +334,7 @@ fn damaged_state_is_refused_and_state_of_another_version_dropped() {
     // Another version's events have other ids.
     let rows = emission(5, &[("a", Some(1))]);
     let mut first = AlertProgram::new(&spec, &schema(), 7, tumble()).unwrap();
-    assert_ne!(
-        next.on_emission(&rows).unwrap()[0].id,
-        first.on_emission(&rows).unwrap()[0].id
-    );
+    assert_ne!(next.on_emission(&rows).unwrap()[0].id, first.on_emission(&rows).unwrap()[0].id);
 }
 
 /// What the table in the module's documentation says, written down naively: for each key the list

@@ -22,20 +22,12 @@ fn conditions_are_any_expression_over_the_row() {
         "true",
     ] {
         let mut alert = program(condition);
-        let events = alert
-            .on_emission(&emission(1, &[("cup", Some(50))]))
-            .unwrap();
+        let events = alert.on_emission(&emission(1, &[("cup", Some(50))])).unwrap();
         assert_eq!(events.len(), 1, "{condition}");
         assert_eq!(events[0].data["condition"], condition);
     }
     let chain = vec!["revenue < 100"; 100].join(" OR ");
-    assert_eq!(
-        program(&chain)
-            .on_emission(&emission(1, &[("a", Some(1))]))
-            .unwrap()
-            .len(),
-        1
-    );
+    assert_eq!(program(&chain).on_emission(&emission(1, &[("a", Some(1))])).unwrap().len(), 1);
 }
 
 #[test]
@@ -60,10 +52,7 @@ fn impossible_conditions_are_refused() {
         let error = refused(clauses);
         assert_eq!(error.code, code, "{clauses}: {error}");
         assert!(error.to_string().contains(part), "{clauses}: {error}");
-        assert!(
-            error.span.is_some() && error.help.is_some(),
-            "{clauses}: {error:?}"
-        );
+        assert!(error.span.is_some() && error.help.is_some(), "{clauses}: {error:?}");
     }
     let sql = "CREATE ALERT low ON sales WHEN revenu < 100";
     let span = refused("revenu < 100").span.unwrap();

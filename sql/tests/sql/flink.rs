@@ -34,7 +34,12 @@ fn bids(catalog: &Catalog) -> EventBatch {
             Arc::new(prices),
             Arc::new(StringArray::from(vec!["C", "A", "D", "B", "E", "F"])),
             Arc::new(StringArray::from(vec![
-                "supplier1", "supplier1", "supplier2", "supplier2", "supplier1", "supplier2",
+                "supplier1",
+                "supplier1",
+                "supplier2",
+                "supplier2",
+                "supplier1",
+                "supplier2",
             ])),
         ],
     )
@@ -99,7 +104,8 @@ fn hop_5_of_10_minutes() {
          FROM TABLE(HOP(TABLE bid, DESCRIPTOR(bidtime), INTERVAL '5' MINUTES, INTERVAL '10' MINUTES))
          GROUP BY window_start, window_end",
     );
-    let expected = ["08:00 08:10 11.00", "08:05 08:15 15.00", "08:10 08:20 10.00", "08:15 08:25 6.00"];
+    let expected =
+        ["08:00 08:10 11.00", "08:05 08:15 15.00", "08:10 08:20 10.00", "08:15 08:25 6.00"];
     assert_eq!(rows, expected);
 }
 

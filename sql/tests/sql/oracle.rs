@@ -38,14 +38,10 @@ fn register(context: &SessionContext, name: &str, batch: RecordBatch) {
 }
 
 fn window_table(windows: &[Bounds]) -> RecordBatch {
-    let field = |name: &str| {
-        Field::new(name, DataType::Timestamp(TimeUnit::Microsecond, None), true)
-    };
-    let schema = Schema::new(vec![
-        field("window_start"),
-        field("window_end"),
-        field("window_time"),
-    ]);
+    let field =
+        |name: &str| Field::new(name, DataType::Timestamp(TimeUnit::Microsecond, None), true);
+    let schema =
+        Schema::new(vec![field("window_start"), field("window_end"), field("window_time")]);
     let column = |value: fn(&Bounds) -> i64| {
         Arc::new(TimestampMicrosecondArray::from_iter_values(windows.iter().map(value)))
     };

@@ -52,12 +52,10 @@ pub(crate) fn error(sql: &str) -> Error {
 }
 
 fn column(data_type: &str) -> Column {
-    source(&format!(
-        "CREATE SOURCE s (c {data_type}) WITH ('connector'='kafka')"
-    ))
-    .spec
-    .columns
-    .remove(0)
+    source(&format!("CREATE SOURCE s (c {data_type}) WITH ('connector'='kafka')"))
+        .spec
+        .columns
+        .remove(0)
 }
 
 #[test]
@@ -87,14 +85,8 @@ CREATE SINK big_orders WITH ('connector'='kafka','topic'='big-orders') AS SELECT
         assert!(!statement.text.ends_with(';'));
     }
     assert!(parsed[1].text.ends_with("EMIT ON WINDOW CLOSE"));
-    let Statement::CreateView(view) = &parsed[1].statement else {
-        panic!()
-    };
-    assert!(
-        view.query.text.ends_with("product_id"),
-        "{}",
-        view.query.text
-    );
+    let Statement::CreateView(view) = &parsed[1].statement else { panic!() };
+    assert!(view.query.text.ends_with("product_id"), "{}", view.query.text);
     assert!(script[view.query.offset..].starts_with("SELECT window_start"));
 }
 
@@ -116,11 +108,8 @@ fn sources_have_physical_metadata_and_computed_columns() {
     assert!(create.if_not_exists);
     let spec = create.spec;
     assert_eq!(spec.name, "Orders");
-    let kinds: Vec<(&str, bool, &ColumnKind)> = spec
-        .columns
-        .iter()
-        .map(|c| (c.name.as_str(), c.nullable, &c.kind))
-        .collect();
+    let kinds: Vec<(&str, bool, &ColumnKind)> =
+        spec.columns.iter().map(|c| (c.name.as_str(), c.nullable, &c.kind)).collect();
     let computed = ColumnKind::Computed("to_timestamp_millis(at_ms /* ms */ )".to_owned());
     let metadata = |field| ColumnKind::Metadata(field);
     assert_eq!(
@@ -137,10 +126,7 @@ fn sources_have_physical_metadata_and_computed_columns() {
         ]
     );
     let watermark = spec.watermark.unwrap();
-    assert_eq!(
-        (watermark.column.as_str(), watermark.delay),
-        ("ts", 5 * SECOND)
-    );
+    assert_eq!((watermark.column.as_str(), watermark.delay), ("ts", 5 * SECOND));
     let options: Vec<_> = spec.options.iter().collect();
     assert_eq!(
         options,
@@ -170,11 +156,7 @@ fn a_watermark_may_have_no_delay_or_any_fixed_one() {
             "CREATE SOURCE s (ts TIMESTAMP(3), WATERMARK FOR ts AS {written}) WITH ('connector'='x')"
         );
         match parse_script(&sql) {
-            Ok(_) => assert_eq!(
-                source(&sql).spec.watermark.unwrap().delay,
-                delay,
-                "{written}"
-            ),
+            Ok(_) => assert_eq!(source(&sql).spec.watermark.unwrap().delay, delay, "{written}"),
             Err(error) => assert_eq!((delay, error.code), (-1, "TM106"), "{written}: {error}"),
         }
     }
@@ -219,18 +201,12 @@ fn types_of_flink_and_postgres() {
         ("TIMESTAMP", Timestamp(Microsecond, None)),
         ("TIMESTAMP(0)", Timestamp(Second, None)),
         ("TIMESTAMP(3)", Timestamp(Millisecond, None)),
-        (
-            "TIMESTAMP(6) WITHOUT TIME ZONE",
-            Timestamp(Microsecond, None),
-        ),
+        ("TIMESTAMP(6) WITHOUT TIME ZONE", Timestamp(Microsecond, None)),
         ("TIMESTAMP(9)", Timestamp(Nanosecond, None)),
         ("TIMESTAMP_LTZ(3)", Timestamp(Millisecond, utc())),
         ("TIMESTAMPTZ", Timestamp(Microsecond, utc())),
         ("TIMESTAMP WITH TIME ZONE", Timestamp(Microsecond, utc())),
-        (
-            "TIMESTAMP(3) WITH LOCAL TIME ZONE",
-            Timestamp(Millisecond, utc()),
-        ),
+        ("TIMESTAMP(3) WITH LOCAL TIME ZONE", Timestamp(Millisecond, utc())),
     ] {
         assert_eq!(column(name).data_type, expected, "{name}");
     }
@@ -241,10 +217,7 @@ fn nested_types() {
     let list = |of: DataType| DataType::List(Field::new_list_field(of, true).into());
     let row = |fields: Vec<Field>| DataType::Struct(fields.into());
     assert_eq!(column("ARRAY<INT>").data_type, list(DataType::Int32));
-    assert_eq!(
-        column("TEXT[][] NOT NULL").data_type,
-        list(list(DataType::Utf8))
-    );
+    assert_eq!(column("TEXT[][] NOT NULL").data_type, list(list(DataType::Utf8)));
     assert_eq!(column("INT ARRAY").data_type, list(DataType::Int32));
     assert_eq!(
         column("ROW<a INT NOT NULL, \"B\" ARRAY<ROW<c STRING>>> NOT NULL"),
@@ -252,11 +225,7 @@ fn nested_types() {
             name: "c".to_owned(),
             data_type: row(vec![
                 Field::new("a", DataType::Int32, false),
-                Field::new(
-                    "B",
-                    list(row(vec![Field::new("c", DataType::Utf8, true)])),
-                    true
-                ),
+                Field::new("B", list(row(vec![Field::new("c", DataType::Utf8, true)])), true),
             ]),
             nullable: false,
             kind: ColumnKind::Physical,
@@ -271,28 +240,15 @@ fn nested_types() {
             Field::new("b", row(vec![Field::new("c", DataType::Int32, true)]), true),
         ])
     );
-    for wrong in [
-        "ARRAY<INT",
-        "ARRAY<INT>>",
-        "MAP<STRING>",
-        "ROW<a>",
-        "ROW<a INT, a INT>",
-        "INT[3]",
-    ] {
-        error(&format!(
-            "CREATE SOURCE s (c {wrong}) WITH ('connector'='x')"
-        ));
+    for wrong in
+        ["ARRAY<INT", "ARRAY<INT>>", "MAP<STRING>", "ROW<a>", "ROW<a INT, a INT>", "INT[3]"]
+    {
+        error(&format!("CREATE SOURCE s (c {wrong}) WITH ('connector'='x')"));
     }
     let deep = format!("{}INT{}", "ARRAY<".repeat(40), ">".repeat(40));
-    assert_eq!(
-        error(&format!("CREATE SOURCE s (c {deep}) WITH (a='x')")).code,
-        "TM103"
-    );
+    assert_eq!(error(&format!("CREATE SOURCE s (c {deep}) WITH (a='x')")).code, "TM103");
     let deep = format!("INT{}", "[]".repeat(40));
-    assert_eq!(
-        error(&format!("CREATE SOURCE s (c {deep}) WITH (a='x')")).code,
-        "TM103"
-    );
+    assert_eq!(error(&format!("CREATE SOURCE s (c {deep}) WITH (a='x')")).code, "TM103");
 }
 
 #[test]
@@ -318,10 +274,7 @@ fn alerts_take_their_clauses_in_any_order() {
     );
     assert!(spec.if_not_exists);
     let spec = spec.spec;
-    assert_eq!(
-        (spec.name.as_str(), spec.view.as_str(), spec.for_windows),
-        ("a", "v", 3)
-    );
+    assert_eq!((spec.name.as_str(), spec.view.as_str(), spec.for_windows), ("a", "v", 3));
     assert_eq!(spec.condition_text, "revenue < 100 OR (x IS NULL)");
     assert!(matches!(spec.condition, Expr::BinaryOp { .. }));
     assert_eq!(spec.by, ["product_id", "Country"]);
@@ -366,11 +319,7 @@ fn sinks_in_three_spellings() {
     let cte =
         sink("CREATE SINK s AS WITH x AS (SELECT 1 AS a) SELECT a FROM x WITH (connector='kafka')");
     assert_eq!(cte.query.text, "WITH x AS (SELECT 1 AS a) SELECT a FROM x");
-    assert!(
-        error("CREATE SINK s AS SELECT 1")
-            .message
-            .contains("no options")
-    );
+    assert!(error("CREATE SINK s AS SELECT 1").message.contains("no options"));
     for wrong in [
         "CREATE SINK s",
         "CREATE SINK s WITH ('a'='b')",
@@ -394,10 +343,7 @@ fn short_statements() {
         ("SHOW JOBS", ShowKind::Jobs),
         ("SHOW TABLES", ShowKind::All),
     ] {
-        assert!(
-            matches!(one(sql), Statement::Show(kind) if kind == expected),
-            "{sql}"
-        );
+        assert!(matches!(one(sql), Statement::Show(kind) if kind == expected), "{sql}");
     }
     for (sql, kind, if_exists) in [
         ("DROP SOURCE x", ObjectKind::Source, false),
@@ -407,13 +353,8 @@ fn short_statements() {
         ("DROP ALERT x", ObjectKind::Alert, false),
         ("DROP SINK x RESTRICT", ObjectKind::Sink, false),
     ] {
-        let Statement::Drop(drop) = one(sql) else {
-            panic!("{sql}")
-        };
-        assert_eq!(
-            (drop.kind, drop.name.as_str(), drop.if_exists),
-            (kind, "x", if_exists)
-        );
+        let Statement::Drop(drop) = one(sql) else { panic!("{sql}") };
+        assert_eq!((drop.kind, drop.name.as_str(), drop.if_exists), (kind, "x", if_exists));
     }
     assert!(matches!(one("PAUSE v"), Statement::Pause(name) if name == "v"));
     assert!(matches!(one("resume \"V\""), Statement::Resume(name) if name == "V"));
@@ -422,14 +363,8 @@ fn short_statements() {
     );
     assert!(matches!(one("desc v"), Statement::Describe(_)));
     assert!(matches!(one("VALUES (1)"), Statement::Select(_)));
-    assert!(matches!(
-        one("(SELECT 1) UNION ALL (SELECT 2) LIMIT 1"),
-        Statement::Select(_)
-    ));
-    assert!(matches!(
-        one("WITH x AS (SELECT 1) SELECT * FROM x"),
-        Statement::Select(_)
-    ));
+    assert!(matches!(one("(SELECT 1) UNION ALL (SELECT 2) LIMIT 1"), Statement::Select(_)));
+    assert!(matches!(one("WITH x AS (SELECT 1) SELECT * FROM x"), Statement::Select(_)));
     let Statement::Explain(inner) = one("EXPLAIN CREATE MATERIALIZED VIEW v AS SELECT 1") else {
         panic!()
     };

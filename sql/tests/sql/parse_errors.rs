@@ -88,10 +88,7 @@ fn what_is_no_part_of_the_dialect_is_refused() {
         let error = error(sql);
         assert!(error.code.starts_with("TM1"), "{sql}: {error}");
         let span = error.span.unwrap_or_else(|| panic!("{sql}: {error}"));
-        assert!(
-            span.start <= span.end && span.end <= sql.len(),
-            "{sql}: {span:?}"
-        );
+        assert!(span.start <= span.end && span.end <= sql.len(), "{sql}: {span:?}");
     }
 }
 
@@ -138,14 +135,8 @@ fn mistakes_say_where_why_and_what_to_do() {
             "-- größer ☕\nSELECT 'open",
             "TM101 unterminated string literal\n  at: '\n  help: check that every quote and comment is closed",
         ),
-        (
-            "SELECT count( FROM orders",
-            "TM101 expected ), found 'orders'\n  at: orders",
-        ),
-        (
-            "SELECT '☕', (1 + 2",
-            "TM101 expected ), found the end of the statement\n  at: 2",
-        ),
+        ("SELECT count( FROM orders", "TM101 expected ), found 'orders'\n  at: orders"),
+        ("SELECT '☕', (1 + 2", "TM101 expected ), found the end of the statement\n  at: 2"),
         (
             "CREATE ALERT a ON v WHEN x > 1 SEVERITY 'critcal'",
             "TM123 unknown severity 'critcal'\n  at: 'critcal'\n  help: did you mean 'critical'?",
@@ -189,51 +180,24 @@ fn limits_hold() {
     let wide = format!("SELECT a IN ({})", vec!["1"; 4_900].join(", "));
     assert!(parse_script(&wide).is_ok());
     for (sql, code) in [
-        (
-            format!("SELECT {}1{}", "(".repeat(3_000), ")".repeat(3_000)),
-            "TM100",
-        ),
+        (format!("SELECT {}1{}", "(".repeat(3_000), ")".repeat(3_000)), "TM100"),
         (format!("SELECT {}1", "NOT ".repeat(3_000)), "TM101"),
         (format!("SELECT {}1", "+ ".repeat(3_000)), "TM100"),
         (format!("SELECT {}", vec!["1"; 4_900].join(" + ")), "TM100"),
         (format!("SELECT {}", vec!["a"; 4_900].join(" OR ")), "TM100"),
         (format!("SELECT a{}", " IN (1)".repeat(2_400)), "TM100"),
-        (
-            format!("SELECT a{}", " BETWEEN 1 AND 2".repeat(2_400)),
-            "TM100",
-        ),
+        (format!("SELECT a{}", " BETWEEN 1 AND 2".repeat(2_400)), "TM100"),
         (format!("SELECT a{}", "[1]".repeat(3_000)), "TM100"),
         (format!("SELECT a{}", ".b".repeat(3_000)), "TM100"),
-        (
-            format!("SELECT {} INTO t", vec!["1"; 4_900].join(" + ")),
-            "TM1",
-        ),
+        (format!("SELECT {} INTO t", vec!["1"; 4_900].join(" + ")), "TM1"),
         (format!("SELECT a{}", "::INT".repeat(4_900)), "TM100"),
         (format!("SELECT a{}", " IS NULL".repeat(4_900)), "TM100"),
-        (
-            format!("SELECT {}1{}", "f(".repeat(3_000), ")".repeat(3_000)),
-            "TM100",
-        ),
-        (
-            format!("SELECT {}1{}", "(SELECT ".repeat(2_000), ")".repeat(2_000)),
-            "TM100",
-        ),
-        (
-            format!("SELECT * FROM {}a{}", "(".repeat(3_000), ")".repeat(3_000)),
-            "TM100",
-        ),
-        (
-            format!("SELECT 1 {}", "UNION SELECT 1 ".repeat(500)),
-            "TM100",
-        ),
-        (
-            format!("CREATE ALERT a ON v WHEN {}", vec!["a"; 4_900].join(" OR ")),
-            "TM100",
-        ),
-        (
-            format!("{}SELECT 1{}", "(".repeat(3_000), ")".repeat(3_000)),
-            "TM100",
-        ),
+        (format!("SELECT {}1{}", "f(".repeat(3_000), ")".repeat(3_000)), "TM100"),
+        (format!("SELECT {}1{}", "(SELECT ".repeat(2_000), ")".repeat(2_000)), "TM100"),
+        (format!("SELECT * FROM {}a{}", "(".repeat(3_000), ")".repeat(3_000)), "TM100"),
+        (format!("SELECT 1 {}", "UNION SELECT 1 ".repeat(500)), "TM100"),
+        (format!("CREATE ALERT a ON v WHEN {}", vec!["a"; 4_900].join(" OR ")), "TM100"),
+        (format!("{}SELECT 1{}", "(".repeat(3_000), ")".repeat(3_000)), "TM100"),
     ] {
         assert!(error(&sql).code.starts_with(code), "{}", &sql[..60]);
     }

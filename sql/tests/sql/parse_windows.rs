@@ -18,17 +18,13 @@ fn factor(query: &SelectQuery) -> TableFactor {
 }
 
 fn call(from: &str) -> Result<Option<WindowCall>, Error> {
-    let Statement::Select(query) = one(&format!("SELECT * FROM {from}")) else {
-        panic!("{from}")
-    };
+    let Statement::Select(query) = one(&format!("SELECT * FROM {from}")) else { panic!("{from}") };
     window_call(&factor(&query), KINDS)
 }
 
 fn interval(text: &str) -> Result<Interval, Error> {
     let view = view(&format!("CREATE MATERIALIZED VIEW v AS SELECT {text}"));
-    let SetExpr::Select(select) = view.query.ast.body.as_ref() else {
-        panic!("{text}")
-    };
+    let SetExpr::Select(select) = view.query.ast.body.as_ref() else { panic!("{text}") };
     match &select.projection[0] {
         SelectItem::UnnamedExpr(expr) => parse_interval(expr),
         other => panic!("{other}"),
@@ -48,14 +44,8 @@ fn windows_in_all_spellings() {
     let minute = micros(60 * SECOND);
     let flink = call("TABLE(TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE))");
     let flink = flink.unwrap().unwrap();
-    assert_eq!(
-        (flink.kind.as_str(), flink.table.as_str()),
-        ("tumble", "orders")
-    );
-    assert_eq!(
-        (flink.time_column.as_str(), flink.intervals.clone()),
-        ("ts", vec![minute])
-    );
+    assert_eq!((flink.kind.as_str(), flink.table.as_str()), ("tumble", "orders"));
+    assert_eq!((flink.time_column.as_str(), flink.intervals.clone()), ("ts", vec![minute]));
     assert_eq!(flink.resolve(&["size"]).unwrap(), [minute]);
     for same in [
         "TUMBLE(orders, ts, INTERVAL '1 minute')",
@@ -66,21 +56,14 @@ fn windows_in_all_spellings() {
         "TABLE(TUMBLE(TABLE orders, DESCRIPTOR(ts), SIZE => INTERVAL '1' MINUTE))",
     ] {
         let found = call(same).unwrap().unwrap();
-        assert_eq!(
-            (found.table.as_str(), found.time_column.as_str()),
-            ("orders", "ts"),
-            "{same}"
-        );
+        assert_eq!((found.table.as_str(), found.time_column.as_str()), ("orders", "ts"), "{same}");
         assert_eq!(found.resolve(&["size"]).unwrap(), [minute], "{same}");
     }
     let hop = call(
         "TABLE(HOP(TABLE a$dead, DESCRIPTOR(t), INTERVAL '5' MINUTES, INTERVAL '10' MINUTES, INTERVAL '-1' SECOND)) AS H",
     );
     let hop = hop.unwrap().unwrap();
-    assert_eq!(
-        (hop.table.as_str(), hop.alias.as_deref()),
-        ("a$dead", Some("h"))
-    );
+    assert_eq!((hop.table.as_str(), hop.alias.as_deref()), ("a$dead", Some("h")));
     assert_eq!(
         hop.resolve(&["slide", "size"]).unwrap(),
         [micros(300 * SECOND), micros(600 * SECOND), micros(-SECOND)]
@@ -90,11 +73,7 @@ fn windows_in_all_spellings() {
     );
     assert_eq!(
         named.unwrap().unwrap().resolve(&["step", "size"]).unwrap(),
-        [
-            micros(3_600 * SECOND),
-            micros(86_400 * SECOND),
-            micros(28_800 * SECOND)
-        ]
+        [micros(3_600 * SECOND), micros(86_400 * SECOND), micros(28_800 * SECOND)]
     );
     assert_eq!(call("orders").unwrap(), None);
     assert_eq!(call("generate_series(1, 2)").unwrap(), None);
@@ -104,38 +83,14 @@ fn windows_in_all_spellings() {
 #[test]
 fn wrong_windows_say_so() {
     for (from, parameters, message) in [
-        (
-            "TUMBLE(INTERVAL '1' DAY)",
-            &["size"][..],
-            "is not the name of a source",
-        ),
-        (
-            "TUMBLE((SELECT 1), ts, INTERVAL '1' DAY)",
-            &["size"],
-            "is not the name of a source",
-        ),
-        (
-            "TUMBLE(a.b, ts, INTERVAL '1' DAY)",
-            &["size"],
-            "is not the name of a source",
-        ),
+        ("TUMBLE(INTERVAL '1' DAY)", &["size"][..], "is not the name of a source"),
+        ("TUMBLE((SELECT 1), ts, INTERVAL '1' DAY)", &["size"], "is not the name of a source"),
+        ("TUMBLE(a.b, ts, INTERVAL '1' DAY)", &["size"], "is not the name of a source"),
         ("TUMBLE(orders)", &["size"], "no time column"),
         ("TUMBLE(orders, ts)", &["size"], "needs an interval 'size'"),
-        (
-            "TUMBLE(orders, ts, 5)",
-            &["size"],
-            "expected an interval literal",
-        ),
-        (
-            "TUMBLE(orders, ts + 1, INTERVAL '1' DAY)",
-            &["size"],
-            "is not a column name",
-        ),
-        (
-            "HOP(orders, ts, SLID => INTERVAL '1' DAY)",
-            &["slide", "size"],
-            "no argument 'slid'",
-        ),
+        ("TUMBLE(orders, ts, 5)", &["size"], "expected an interval literal"),
+        ("TUMBLE(orders, ts + 1, INTERVAL '1' DAY)", &["size"], "is not a column name"),
+        ("HOP(orders, ts, SLID => INTERVAL '1' DAY)", &["slide", "size"], "no argument 'slid'"),
         (
             "HOP(orders, ts, INTERVAL '1' DAY, SLIDE => INTERVAL '1' DAY)",
             &["slide", "size"],
@@ -146,16 +101,8 @@ fn wrong_windows_say_so() {
             &["slide", "size"],
             "twice",
         ),
-        (
-            "HOP(DATA => TABLE a, DATA => TABLE b)",
-            &["slide", "size"],
-            "twice",
-        ),
-        (
-            "TUMBLE(o, ts, SIZE => INTERVAL '1' DAY, INTERVAL '1' DAY)",
-            &["size"],
-            "come after",
-        ),
+        ("HOP(DATA => TABLE a, DATA => TABLE b)", &["slide", "size"], "twice"),
+        ("TUMBLE(o, ts, SIZE => INTERVAL '1' DAY, INTERVAL '1' DAY)", &["size"], "come after"),
         (
             "TUMBLE(o, ts, INTERVAL '1' DAY, INTERVAL '1' DAY, INTERVAL '1' DAY)",
             &["size"],
@@ -165,10 +112,7 @@ fn wrong_windows_say_so() {
         let outcome = call(from).and_then(|call| call.unwrap().resolve(parameters).map(|_| ()));
         let error = outcome.expect_err(from);
         assert!(error.message.contains(message), "{from}: {error}");
-        assert!(
-            error.help.is_some() && error.span.is_some(),
-            "{from}: {error:?}"
-        );
+        assert!(error.help.is_some() && error.span.is_some(), "{from}: {error:?}");
     }
 }
 
@@ -187,13 +131,7 @@ fn intervals() {
         ("INTERVAL '1' MONTH", months(1)),
         ("INTERVAL '1' QUARTER", months(3)),
         ("INTERVAL '2' YEAR", months(24)),
-        (
-            "INTERVAL '1 month 1 day'",
-            Interval {
-                months: 1,
-                micros: 86_400 * SECOND,
-            },
-        ),
+        ("INTERVAL '1 month 1 day'", Interval { months: 1, micros: 86_400 * SECOND }),
         ("INTERVAL '-3' MINUTE", micros(-180 * SECOND)),
         ("- INTERVAL '3' MINUTE", micros(-180 * SECOND)),
         ("INTERVAL '10' MINUTE(3)", micros(600 * SECOND)),

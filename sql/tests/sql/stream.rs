@@ -165,9 +165,8 @@ pub(crate) fn random_rows(seed: u64, count: usize, start: i64, span: i64) -> Rec
     let strings: StringArray = (0..count)
         .map(|i| present[i][0].then_some(keys[random.below(keys.len() as u64) as usize]))
         .collect();
-    let ints: Int32Array = (0..count)
-        .map(|i| present[i][1].then(|| random.below(200) as i32 - 100))
-        .collect();
+    let ints: Int32Array =
+        (0..count).map(|i| present[i][1].then(|| random.below(200) as i32 - 100)).collect();
     let bigs = Int64Array::from_iter_values(
         (0..count).map(|_| (random.below(1 << 40) as i64) - (1 << 39)),
     );

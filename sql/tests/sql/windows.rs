@@ -49,8 +49,8 @@ fn month_starts(from: i64, to: i64) -> Vec<i64> {
     use chrono::{Datelike, Months, NaiveDate};
     let date = |micros: i64| chrono::DateTime::from_timestamp_micros(micros).expect("in range");
     let first = date(from).date_naive();
-    let mut day = NaiveDate::from_ymd_opt(first.year(), first.month(), 1).expect("valid")
-        - Months::new(14);
+    let mut day =
+        NaiveDate::from_ymd_opt(first.year(), first.month(), 1).expect("valid") - Months::new(14);
     let mut starts = Vec::new();
     while day.and_hms_opt(0, 0, 0).expect("valid").and_utc().timestamp_micros() <= to + 130 * DAY {
         starts.push(day.and_hms_opt(0, 0, 0).expect("valid").and_utc().timestamp_micros());
@@ -126,7 +126,11 @@ const QUERIES: &[&str] = &[
 ];
 
 fn block<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime").block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime")
+        .block_on(future)
 }
 
 fn check(case: &Case, queries: &[&str], rows_seed: u64, count: usize, delivery: &Delivery) {
@@ -141,7 +145,8 @@ fn check(case: &Case, queries: &[&str], rows_seed: u64, count: usize, delivery: 
     let output = run(&catalog(&statements), &rows, delivery);
     let windows = (case.windows)(START, START + case.span);
     for (index, query) in queries.iter().enumerate() {
-        let expected = canonical(&block(batch(&rows, &windows, &query.replace("{from}", "windowed"))));
+        let expected =
+            canonical(&block(batch(&rows, &windows, &query.replace("{from}", "windowed"))));
         let streamed = canonical(output.get(&format!("v{index}")).map_or(&[][..], Vec::as_slice));
         assert_eq!(streamed, expected, "{query}\nover {}", case.clause);
     }

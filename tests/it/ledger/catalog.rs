@@ -12,16 +12,11 @@ use super::fault::FaultStore;
 use super::local;
 
 async fn open(store: &Store, writer: &str) -> (CatalogLog, Vec<Entry>) {
-    CatalogLog::open(Arc::clone(store), writer.to_owned())
-        .await
-        .unwrap()
+    CatalogLog::open(Arc::clone(store), writer.to_owned()).await.unwrap()
 }
 
 fn texts(entries: &[Entry]) -> Vec<&str> {
-    entries
-        .iter()
-        .map(|entry| entry.statement.as_str())
-        .collect()
+    entries.iter().map(|entry| entry.statement.as_str()).collect()
 }
 
 #[tokio::test]
@@ -31,20 +26,13 @@ async fn statements_come_back_in_order_whatever_a_listing_shows() {
     let store: Store = Arc::clone(&faults) as Store;
     let (mut log, entries) = open(&store, "one").await;
     assert_eq!((entries.len(), log.version()), (0, 0));
-    for (seq, text) in [
-        (1, "CREATE SOURCE a"),
-        (2, "CREATE VIEW b"),
-        (3, "DROP VIEW b"),
-    ] {
+    for (seq, text) in [(1, "CREATE SOURCE a"), (2, "CREATE VIEW b"), (3, "DROP VIEW b")] {
         assert_eq!(log.append(text, 5).await.unwrap().seq, seq);
     }
     for up_to in [0, 1, u64::MAX] {
         faults.list_up_to.store(up_to, Ordering::SeqCst);
         let (log, entries) = open(&store, "two").await;
-        assert_eq!(
-            texts(&entries),
-            ["CREATE SOURCE a", "CREATE VIEW b", "DROP VIEW b"]
-        );
+        assert_eq!(texts(&entries), ["CREATE SOURCE a", "CREATE VIEW b", "DROP VIEW b"]);
         assert_eq!(log.version(), 3);
     }
 }
@@ -71,10 +59,7 @@ async fn an_append_whose_answer_is_lost_is_made_once() {
     let (mut log, _) = open(&store, "one").await;
     faults.lose_puts.store(1, Ordering::SeqCst);
     faults.fail_gets.store(1_000, Ordering::SeqCst);
-    assert_eq!(
-        log.append("CREATE SOURCE a", 1).await.unwrap_err().kind,
-        ErrorKind::Unavailable
-    );
+    assert_eq!(log.append("CREATE SOURCE a", 1).await.unwrap_err().kind, ErrorKind::Unavailable);
     faults.fail_gets.store(0, Ordering::SeqCst);
     assert_eq!(log.append("CREATE SOURCE a", 2).await.unwrap().seq, 1);
     assert_eq!(open(&store, "two").await.1.len(), 1);
@@ -93,9 +78,7 @@ async fn a_hole_or_a_damaged_entry_is_named() {
     let mut damaged = good.to_vec();
     damaged[20] ^= 1;
     store::put(&store, &second, damaged.into()).await.unwrap();
-    let error = CatalogLog::open(Arc::clone(&store), "two".to_owned())
-        .await
-        .unwrap_err();
+    let error = CatalogLog::open(Arc::clone(&store), "two".to_owned()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Corrupt);
     assert!(error.message.contains(second.as_ref()), "{error}");
     store::delete(&store, &second).await.unwrap();

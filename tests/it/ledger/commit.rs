@@ -31,9 +31,7 @@ async fn epochs_are_dense_and_survive_a_reopen() {
     commit.counters.insert("rows_in".to_owned(), 7);
     first.commit(commit.clone()).await.unwrap();
 
-    let (second, found) = Ledger::open(Arc::clone(&store), JOB, "second".to_owned())
-        .await
-        .unwrap();
+    let (second, found) = Ledger::open(Arc::clone(&store), JOB, "second".to_owned()).await.unwrap();
     assert_eq!(found, Some(commit));
     assert_eq!((second.next_epoch(), second.generation()), (2, 2));
 }
@@ -52,11 +50,7 @@ async fn of_two_racing_writers_one_commits_and_the_other_is_fenced_for_good() {
         }
         let (for_left, for_right) = (left.draft(), right.draft());
         let (left_end, right_end) = tokio::join!(left.commit(for_left), right.commit(for_right));
-        let winner = read_commit(&store, JOB, round + 1)
-            .await
-            .unwrap()
-            .unwrap()
-            .writer;
+        let winner = read_commit(&store, JOB, round + 1).await.unwrap().unwrap().writer;
         let (loser, error) = match (left_end, right_end) {
             (Ok(()), Err(error)) => (&mut right, error),
             (Err(error), Ok(())) => (&mut left, error),
@@ -65,10 +59,7 @@ async fn of_two_racing_writers_one_commits_and_the_other_is_fenced_for_good() {
         assert_eq!(error.kind, ErrorKind::Fenced);
         let again = loser.draft();
         assert_ne!(again.writer, winner);
-        assert_eq!(
-            loser.commit(again).await.unwrap_err().kind,
-            ErrorKind::Fenced
-        );
+        assert_eq!(loser.commit(again).await.unwrap_err().kind, ErrorKind::Fenced);
     }
 }
 
@@ -77,10 +68,7 @@ async fn the_next_commit_waits_for_the_publication_of_the_last() {
     let folder = tempfile::tempdir().unwrap();
     let (mut ledger, _) = open_ledger(&local(folder.path()), "one").await;
     commit_next(&mut ledger).await.unwrap();
-    assert_eq!(
-        commit_next(&mut ledger).await.unwrap_err().kind,
-        ErrorKind::Internal
-    );
+    assert_eq!(commit_next(&mut ledger).await.unwrap_err().kind, ErrorKind::Internal);
     ledger.mark_published(1);
     commit_next(&mut ledger).await.unwrap();
 }
@@ -133,10 +121,7 @@ async fn another_try_with_other_content_is_not_taken_for_this_one() {
     let mut commit = ledger.draft();
     commit.counters.insert("rows_in".to_owned(), 1);
     ledger.commit(commit).await.unwrap();
-    assert_eq!(
-        commit_next(&mut twin).await.unwrap_err().kind,
-        ErrorKind::Fenced
-    );
+    assert_eq!(commit_next(&mut twin).await.unwrap_err().kind, ErrorKind::Fenced);
 }
 
 #[tokio::test]
@@ -169,19 +154,11 @@ async fn a_zombie_that_wakes_up_in_a_pruned_slot_is_fenced() {
     rival.mark_published(10);
     advance(&mut rival, 220).await;
     assert!(rival.prune().await.unwrap().commits > 0);
-    assert_eq!(
-        read_commit(&store, JOB, 11).await.unwrap(),
-        None,
-        "the slot is free"
-    );
+    assert_eq!(read_commit(&store, JOB, 11).await.unwrap(), None, "the slot is free");
 
     let error = commit_next(&mut zombie).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Fenced);
-    assert_eq!(
-        read_commit(&store, JOB, 11).await.unwrap(),
-        None,
-        "nothing is left of it"
-    );
+    assert_eq!(read_commit(&store, JOB, 11).await.unwrap(), None, "nothing is left of it");
     assert_eq!(open_ledger(&store, "third").await.1, 230);
 }
 
@@ -195,14 +172,8 @@ async fn a_writer_sees_that_another_went_on() {
     let (mut rival, _) = open_ledger(&store, "rival").await;
     rival.mark_published(1);
     advance(&mut rival, 1).await;
-    assert_eq!(
-        zombie.check_newest().await.unwrap_err().kind,
-        ErrorKind::Fenced
-    );
-    assert_eq!(
-        commit_next(&mut zombie).await.unwrap_err().kind,
-        ErrorKind::Fenced
-    );
+    assert_eq!(zombie.check_newest().await.unwrap_err().kind, ErrorKind::Fenced);
+    assert_eq!(commit_next(&mut zombie).await.unwrap_err().kind, ErrorKind::Fenced);
 }
 
 #[tokio::test]
@@ -225,9 +196,7 @@ async fn any_changed_byte_of_a_commit_is_noticed_and_named() {
     damaged.push([&good[..], b" "].concat());
     for bytes in damaged {
         store::put(&store, &path, Bytes::from(bytes)).await.unwrap();
-        let error = Ledger::open(Arc::clone(&store), JOB, "two".to_owned())
-            .await
-            .unwrap_err();
+        let error = Ledger::open(Arc::clone(&store), JOB, "two".to_owned()).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Corrupt);
         assert!(error.message.contains(path.as_ref()), "{error}");
     }
@@ -243,14 +212,10 @@ async fn a_record_of_another_job_or_epoch_is_refused() {
     advance(&mut ledger, 1).await;
     let bytes = store::get(&store, &slot(1)).await.unwrap().unwrap();
     store::put(&store, &slot(2), bytes.clone()).await.unwrap();
-    let error = Ledger::open(Arc::clone(&store), JOB, "two".to_owned())
-        .await
-        .unwrap_err();
+    let error = Ledger::open(Arc::clone(&store), JOB, "two".to_owned()).await.unwrap_err();
     assert_eq!((error.kind, error.code), (ErrorKind::Corrupt, "TM701"));
     let other = Path::from(format!("commits/payments/{:020}.json", 1));
     store::put(&store, &other, bytes).await.unwrap();
-    let error = Ledger::open(store, "payments", "two".to_owned())
-        .await
-        .unwrap_err();
+    let error = Ledger::open(store, "payments", "two".to_owned()).await.unwrap_err();
     assert_eq!((error.kind, error.code), (ErrorKind::Corrupt, "TM701"));
 }

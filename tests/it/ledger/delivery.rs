@@ -44,22 +44,11 @@ impl World {
         };
         let broker = Broker::start(config).await.unwrap();
         let brokers = broker.address().to_string();
-        let log = KafkaLog::new(KafkaSettings {
-            brokers,
-            ..KafkaSettings::default()
-        })
-        .unwrap();
+        let log = KafkaLog::new(KafkaSettings { brokers, ..KafkaSettings::default() }).unwrap();
         log.ensure_topic(TOPIC, 3, &[]).await.unwrap();
         let store = local(&folder.path().join("bucket"));
-        delta::create_if_missing(&store, VIEW, &schema())
-            .await
-            .unwrap();
-        Self {
-            folder,
-            broker,
-            store,
-            log,
-        }
+        delta::create_if_missing(&store, VIEW, &schema()).await.unwrap();
+        Self { folder, broker, store, log }
     }
 
     fn file(&self) -> PathBuf {
@@ -71,14 +60,7 @@ impl World {
     }
 
     async fn take_over(&self, writer: &str, delivery: &mut Delivery) -> Result<Recovered> {
-        recover(
-            &self.store,
-            JOB,
-            writer.to_owned(),
-            &[VIEW.to_owned()],
-            delivery,
-        )
-        .await
+        recover(&self.store, JOB, writer.to_owned(), &[VIEW.to_owned()], delivery).await
     }
 
     /// Stages and commits an epoch of two alerts, two lines and one Parquet file.
@@ -87,10 +69,7 @@ impl World {
         let outbox = outbox(epoch, &self.file());
         let rows = BTreeMap::from([(VIEW.to_owned(), vec![rows(&[1, 2, 3])])]);
         let staged = Staged::new(Arc::clone(&self.store), JOB, epoch);
-        let parts = staged
-            .stage(rows, b"state".to_vec(), &outbox)
-            .await
-            .unwrap();
+        let parts = staged.stage(rows, b"state".to_vec(), &outbox).await.unwrap();
         let mut commit = ledger.draft();
         commit.files = parts.files;
         commit.state = parts.state;
@@ -98,9 +77,7 @@ impl World {
         commit.topic_floor = delivery.topic_floor(&outbox).await.unwrap();
         let before = file_length(&self.file()).await.unwrap();
         for (sink, size) in outbox.file_bytes() {
-            commit
-                .file_sink_bytes
-                .insert(sink.to_owned(), before + size);
+            commit.file_sink_bytes.insert(sink.to_owned(), before + size);
         }
         ledger.commit(commit.clone()).await.unwrap();
         (commit, outbox)
@@ -109,36 +86,22 @@ impl World {
     /// Ids in the topic, sorted; active files of the table; lines of the file.
     async fn seen(&self) -> (Vec<String>, usize, usize) {
         let ends = self.log.watermarks(TOPIC).await.unwrap();
-        let from = ends
-            .iter()
-            .map(|(partition, (low, _))| (*partition, *low))
-            .collect();
-        let to = ends
-            .iter()
-            .map(|(partition, (_, high))| (*partition, *high))
-            .collect();
+        let from = ends.iter().map(|(partition, (low, _))| (*partition, *low)).collect();
+        let to = ends.iter().map(|(partition, (_, high))| (*partition, *high)).collect();
         let records = self.log.read_range(TOPIC, &from, &to).await.unwrap();
         let headers = records.into_iter().flat_map(|(_, record)| record.headers);
         let ids = headers.filter(|(name, _)| name == ID_HEADER);
-        let mut ids: Vec<String> = ids
-            .map(|(_, id)| String::from_utf8(id.to_vec()).unwrap())
-            .collect();
+        let mut ids: Vec<String> =
+            ids.map(|(_, id)| String::from_utf8(id.to_vec()).unwrap()).collect();
         ids.sort();
         let files = delta::files(&self.store, VIEW).await.unwrap().len();
-        let lines = std::fs::read_to_string(self.file())
-            .unwrap_or_default()
-            .lines()
-            .count();
+        let lines = std::fs::read_to_string(self.file()).unwrap_or_default().lines().count();
         (ids, files, lines)
     }
 }
 
 fn schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![Field::new(
-        "orders",
-        DataType::Int64,
-        true,
-    )]))
+    Arc::new(Schema::new(vec![Field::new("orders", DataType::Int64, true)]))
 }
 
 fn rows(values: &[i64]) -> RecordBatch {
@@ -146,13 +109,9 @@ fn rows(values: &[i64]) -> RecordBatch {
 }
 
 fn outbox(epoch: u64, file: &FsPath) -> Outbox {
-    let alerts = OutboxTarget::Topic {
-        name: TOPIC.to_owned(),
-    };
-    let lines = OutboxTarget::File {
-        sink: SINK.to_owned(),
-        path: file.to_str().unwrap().to_owned(),
-    };
+    let alerts = OutboxTarget::Topic { name: TOPIC.to_owned() };
+    let lines =
+        OutboxTarget::File { sink: SINK.to_owned(), path: file.to_str().unwrap().to_owned() };
     let mut outbox = Outbox::new();
     for key in ["a", "b"] {
         for target in [&alerts, &lines] {
@@ -198,19 +157,12 @@ async fn a_commit_nobody_published_is_published_by_who_recovers() {
     let mut delivery = world.delivery();
     let mut ledger = world.take_over("one", &mut delivery).await.unwrap().ledger;
     let (commit, _) = world.commit(&mut ledger, &delivery).await;
-    assert_eq!(
-        world.seen().await,
-        (Vec::new(), 0, 0),
-        "staged is invisible"
-    );
+    assert_eq!(world.seen().await, (Vec::new(), 0, 0), "staged is invisible");
 
     let found = world.take_over("two", &mut world.delivery()).await.unwrap();
     assert_eq!(found.commit, Some(commit));
     assert_eq!(found.state.as_deref(), Some(&b"state"[..]));
-    assert_eq!(
-        (found.ledger.next_epoch(), found.ledger.generation()),
-        (2, 2)
-    );
+    assert_eq!((found.ledger.next_epoch(), found.ledger.generation()), (2, 2));
     assert_eq!(world.seen().await, (alert_ids(1), 1, 2));
     world.broker.stop().await.unwrap();
 }
@@ -223,9 +175,7 @@ async fn a_publication_that_stopped_half_way_is_completed() {
     let mut ledger = world.take_over("one", &mut delivery).await.unwrap().ledger;
     let (commit, outbox) = world.commit(&mut ledger, &delivery).await;
     // The table, one of two records, half a line: then the crash.
-    delta::add_files(&world.store, VIEW, &commit.files, JOB, 1)
-        .await
-        .unwrap();
+    delta::add_files(&world.store, VIEW, &commit.files, JOB, 1).await.unwrap();
     let (_, first) = outbox.iter().next().unwrap();
     let writer = world.log.writer().unwrap();
     writer.append(TOPIC, first.to_produce()).await.unwrap();
@@ -233,10 +183,7 @@ async fn a_publication_that_stopped_half_way_is_completed() {
     std::fs::write(world.file(), "{\"epo").unwrap();
 
     for writer in ["two", "three"] {
-        world
-            .take_over(writer, &mut world.delivery())
-            .await
-            .unwrap();
+        world.take_over(writer, &mut world.delivery()).await.unwrap();
         assert_eq!(world.seen().await, (alert_ids(1), 1, 2));
         let text = std::fs::read_to_string(world.file()).unwrap();
         assert_eq!(text, "{\"epoch\":1}\n{\"epoch\":1}\n");
@@ -257,18 +204,12 @@ async fn damaged_state_or_outbox_stops_the_recovery_before_anything_is_shown() {
         flipped[2] ^= 1;
         for bytes in [flipped, good[1..].to_vec()] {
             store::put(&world.store, &path, bytes.into()).await.unwrap();
-            let error = world
-                .take_over("two", &mut world.delivery())
-                .await
-                .unwrap_err();
+            let error = world.take_over("two", &mut world.delivery()).await.unwrap_err();
             assert_eq!(error.kind, ErrorKind::Corrupt);
             assert!(error.message.contains(path.as_ref()), "{error}");
         }
         store::delete(&world.store, &path).await.unwrap();
-        let error = world
-            .take_over("two", &mut world.delivery())
-            .await
-            .unwrap_err();
+        let error = world.take_over("two", &mut world.delivery()).await.unwrap_err();
         assert_eq!((error.kind, error.code), (ErrorKind::Corrupt, "TM703"));
         store::put(&world.store, &path, good).await.unwrap();
         let (ids, _, lines) = world.seen().await;
@@ -291,11 +232,7 @@ async fn what_others_wrote_is_never_cut_off() {
     std::fs::write(world.file(), format!("{text}more\n")).unwrap();
     let error = delivery.roll_forward(&commit).await.unwrap_err();
     assert_eq!((error.kind, error.code), (ErrorKind::Corrupt, "TM705"));
-    assert!(
-        std::fs::read_to_string(world.file())
-            .unwrap()
-            .ends_with("more\n")
-    );
+    assert!(std::fs::read_to_string(world.file()).unwrap().ends_with("more\n"));
     world.broker.stop().await.unwrap();
 }
 
@@ -308,10 +245,7 @@ async fn a_table_ahead_of_the_commits_is_refused() {
     delivery.publish(&commit, &outbox).await.unwrap();
     let record = Path::from(format!("commits/{JOB}/{:020}.json", 1));
     store::delete(&world.store, &record).await.unwrap();
-    let error = world
-        .take_over("two", &mut world.delivery())
-        .await
-        .unwrap_err();
+    let error = world.take_over("two", &mut world.delivery()).await.unwrap_err();
     assert_eq!((error.kind, error.code), (ErrorKind::Corrupt, "TM706"));
     world.broker.stop().await.unwrap();
 }
@@ -326,20 +260,10 @@ fn an_outbox_comes_back_whole_or_not_at_all() {
         headers: Vec::new(),
         timestamp_ms: None,
     };
-    whole
-        .push(
-            &OutboxTarget::Topic {
-                name: "dead".to_owned(),
-            },
-            bare,
-        )
-        .unwrap();
+    whole.push(&OutboxTarget::Topic { name: "dead".to_owned() }, bare).unwrap();
     let bytes = whole.encode().unwrap();
     assert_eq!(Outbox::decode(bytes.clone(), "o").unwrap(), whole);
-    assert_eq!(
-        whole.topics().into_iter().collect::<Vec<_>>(),
-        [TOPIC, "dead"]
-    );
+    assert_eq!(whole.topics().into_iter().collect::<Vec<_>>(), [TOPIC, "dead"]);
     assert_eq!(whole.file_bytes(), BTreeMap::from([(SINK, 24)]));
     for length in 0..bytes.len() {
         let error = Outbox::decode(bytes.slice(..length), "outbox/1").unwrap_err();

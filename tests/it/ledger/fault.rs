@@ -48,26 +48,15 @@ impl fmt::Display for FaultStore {
 }
 
 fn take(counter: &AtomicU32) -> bool {
-    counter
-        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
-            left.checked_sub(1)
-        })
-        .is_ok()
+    counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
 fn timeout() -> object_store::Error {
-    object_store::Error::Generic {
-        store: "FaultStore",
-        source: "operation timed out".into(),
-    }
+    object_store::Error::Generic { store: "FaultStore", source: "operation timed out".into() }
 }
 
 fn number(path: &Path) -> u64 {
-    let digits = path
-        .filename()
-        .unwrap_or_default()
-        .chars()
-        .take_while(char::is_ascii_digit);
+    let digits = path.filename().unwrap_or_default().chars().take_while(char::is_ascii_digit);
     digits.collect::<String>().parse().unwrap_or(0)
 }
 
@@ -83,11 +72,7 @@ impl ObjectStore for FaultStore {
             return Err(timeout());
         }
         let result = self.inner.put_opts(location, payload, opts).await;
-        if take(&self.lose_puts) {
-            Err(timeout())
-        } else {
-            result
-        }
+        if take(&self.lose_puts) { Err(timeout()) } else { result }
     }
 
     async fn put_multipart_opts(
@@ -127,13 +112,10 @@ impl ObjectStore for FaultStore {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
         let up_to = self.list_up_to.load(Ordering::SeqCst);
         let shown = move |meta: &object_store::Result<ObjectMeta>| {
-            meta.as_ref()
-                .map_or(true, |meta| number(&meta.location) <= up_to)
+            meta.as_ref().map_or(true, |meta| number(&meta.location) <= up_to)
         };
         let listed = self.inner.list(prefix);
-        listed
-            .filter(move |meta| std::future::ready(shown(meta)))
-            .boxed()
+        listed.filter(move |meta| std::future::ready(shown(meta))).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {

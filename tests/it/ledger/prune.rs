@@ -17,19 +17,13 @@ fn staged(store: &Store, epoch: u64) -> Staged {
 async fn commit_with_state(store: &Store, ledger: &mut Ledger) {
     let mut commit = ledger.draft();
     let epoch = commit.epoch;
-    commit.state = staged(store, epoch)
-        .stage_state(vec![1, 2, 3])
-        .await
-        .unwrap();
+    commit.state = staged(store, epoch).stage_state(vec![1, 2, 3]).await.unwrap();
     ledger.commit(commit).await.unwrap();
     ledger.mark_published(epoch);
 }
 
 async fn count(store: &Store, folder: &str) -> usize {
-    store::list(store, &Path::from(folder).join(JOB))
-        .await
-        .unwrap()
-        .len()
+    store::list(store, &Path::from(folder).join(JOB)).await.unwrap().len()
 }
 
 #[tokio::test]
@@ -42,21 +36,9 @@ async fn pruning_keeps_the_newest_commits_their_objects_and_the_milestones() {
         commit_with_state(&store, &mut ledger).await;
     }
     // A try of a kept epoch that never became true, one of the newest, and one of the next.
-    let orphan = staged(&store, newest - 5)
-        .stage_state(vec![9])
-        .await
-        .unwrap()
-        .unwrap();
-    let recent = staged(&store, newest)
-        .stage_state(vec![9])
-        .await
-        .unwrap()
-        .unwrap();
-    let pending = staged(&store, newest + 1)
-        .stage_state(vec![9])
-        .await
-        .unwrap()
-        .unwrap();
+    let orphan = staged(&store, newest - 5).stage_state(vec![9]).await.unwrap().unwrap();
+    let recent = staged(&store, newest).stage_state(vec![9]).await.unwrap().unwrap();
+    let pending = staged(&store, newest + 1).stage_state(vec![9]).await.unwrap().unwrap();
 
     let pruned = ledger.prune().await.unwrap();
     let kept = usize::try_from(KEEP_COMMITS).unwrap();
@@ -72,25 +54,10 @@ async fn pruning_keeps_the_newest_commits_their_objects_and_the_milestones() {
         assert_eq!(found.is_some(), there);
     }
     for epoch in newest - KEEP_COMMITS + 1..=newest {
-        let state = read_commit(&store, JOB, epoch)
-            .await
-            .unwrap()
-            .unwrap()
-            .state
-            .unwrap();
-        assert!(
-            store::get(&store, &Path::from(state.path))
-                .await
-                .unwrap()
-                .is_some()
-        );
+        let state = read_commit(&store, JOB, epoch).await.unwrap().unwrap().state.unwrap();
+        assert!(store::get(&store, &Path::from(state.path)).await.unwrap().is_some());
     }
-    assert!(
-        read_commit(&store, JOB, MILESTONE_STRIDE)
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(read_commit(&store, JOB, MILESTONE_STRIDE).await.unwrap().is_some());
     assert_eq!(open_ledger(&store, "two").await.1, newest);
 }
 
@@ -120,9 +87,7 @@ async fn nothing_is_deleted_while_a_kept_commit_cannot_be_read() {
     }
     staged(&store, 2).stage_state(vec![9]).await.unwrap();
     let damaged = Path::from(format!("commits/{JOB}/{:020}.json", 2));
-    store::put(&store, &damaged, bytes::Bytes::from_static(b"{}"))
-        .await
-        .unwrap();
+    store::put(&store, &damaged, bytes::Bytes::from_static(b"{}")).await.unwrap();
     assert_eq!(ledger.prune().await.unwrap_err().code, "TM701");
     assert_eq!(count(&store, "state").await, 4);
 }

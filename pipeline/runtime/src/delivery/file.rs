@@ -22,11 +22,10 @@ pub async fn file_length(path: &Path) -> Result<u64> {
     match tokio::fs::metadata(path).await {
         Ok(metadata) => Ok(metadata.len()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(Error::unavailable(
-            "TM561",
-            format!("cannot look at '{}'", path.display()),
-        )
-        .because(error.to_string())),
+        Err(error) => {
+            Err(Error::unavailable("TM561", format!("cannot look at '{}'", path.display()))
+                .because(error.to_string()))
+        }
     }
 }
 
@@ -36,10 +35,7 @@ pub(super) async fn append(outbox: &Outbox, commit: &Commit) -> Result<()> {
         if let OutboxTarget::File { sink, path } = target
             && let Some(payload) = &record.payload
         {
-            files
-                .entry((sink, path))
-                .or_default()
-                .extend_from_slice(payload);
+            files.entry((sink, path)).or_default().extend_from_slice(payload);
         }
     }
     for ((sink, path), bytes) in files {
@@ -50,15 +46,9 @@ pub(super) async fn append(outbox: &Outbox, commit: &Commit) -> Result<()> {
 
 async fn append_one(sink: &str, path: &str, bytes: Bytes, commit: &Commit) -> Result<()> {
     let size = bytes.len() as u64;
-    let lengths = commit
-        .file_sink_bytes
-        .get(sink)
-        .map(|after| (after.checked_sub(size), *after));
+    let lengths = commit.file_sink_bytes.get(sink).map(|after| (after.checked_sub(size), *after));
     let Some((Some(before), after)) = lengths else {
-        let what = format!(
-            "epoch {}: the length of sink '{sink}' is wrong",
-            commit.epoch
-        );
+        let what = format!("epoch {}: the length of sink '{sink}' is wrong", commit.epoch);
         return Err(Error::internal(what));
     };
     let there = file_length(Path::new(path)).await?;
@@ -68,10 +58,7 @@ async fn append_one(sink: &str, path: &str, bytes: Bytes, commit: &Commit) -> Re
             .because("something else appends to it")
             .help("stop the other writer, or drop the sink and create it with another path"));
     }
-    file_at(sink, path)?
-        .append(before, bytes)
-        .await
-        .map(|_length| ())
+    file_at(sink, path)?.append(before, bytes).await.map(|_length| ())
 }
 
 /// The sink for a path alone: the bytes are encoded already, so no other option matters.
@@ -79,8 +66,5 @@ fn file_at(sink: &str, path: &str) -> Result<FileSink> {
     let mut options = Options::default();
     options.insert("path", path, None);
     options.insert("format", "json", None);
-    FileSink::new(&SinkSpec {
-        name: sink.to_owned(),
-        options,
-    })
+    FileSink::new(&SinkSpec { name: sink.to_owned(), options })
 }

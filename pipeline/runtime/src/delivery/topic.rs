@@ -37,10 +37,7 @@ pub(super) async fn present(
         let mut from = BTreeMap::new();
         let mut to = BTreeMap::new();
         for (partition, (low, high)) in ends {
-            let start = known
-                .and_then(|offsets| offsets.get(&partition))
-                .copied()
-                .unwrap_or(low);
+            let start = known.and_then(|offsets| offsets.get(&partition)).copied().unwrap_or(low);
             // A floor beyond the end is of a topic that was made anew since.
             let start = if start > high { low } else { start.max(low) };
             from.insert(partition, start);
@@ -65,9 +62,7 @@ pub(super) async fn append(
         let OutboxTarget::Topic { name } = target else {
             continue;
         };
-        let is_there = present
-            .get(name)
-            .is_some_and(|ids| ids.contains(record.id.as_bytes()));
+        let is_there = present.get(name).is_some_and(|ids| ids.contains(record.id.as_bytes()));
         if !is_there {
             writer.append(name, record.to_produce()).await?;
         }

@@ -81,7 +81,7 @@ impl Run<'_> {
             // After a bound was lowered below our place nothing moves back.
             progress.next_offset = progress.next_offset.max(raw.next_offset);
             if let Some(last) = raw.records.last() {
-                progress.fingerprint = Some(super::open::fingerprint(last));
+                progress.fingerprint = Some(super::position::fingerprint(last));
                 progress.fingerprint_offset = Some(last.offset);
             }
         }

@@ -41,9 +41,7 @@ pub(super) struct Pruner {
 impl Pruner {
     /// Runs if it is due; `published` is the newest published epoch.
     pub(super) async fn run(&mut self, store: &Store, job: &str, published: u64) -> Result<Pruned> {
-        let due = self
-            .last_run
-            .is_none_or(|last| published >= last + INTERVAL);
+        let due = self.last_run.is_none_or(|last| published >= last + INTERVAL);
         if !due || published == 0 {
             return Ok(Pruned::default());
         }
@@ -57,11 +55,8 @@ impl Pruner {
 
 /// The epochs of the objects listed in a folder, ascending.
 pub(super) async fn listed_epochs(store: &Store, folder: &Path) -> Result<Vec<u64>> {
-    let mut epochs: Vec<u64> = store::list(store, folder)
-        .await?
-        .iter()
-        .filter_map(epoch_of)
-        .collect();
+    let mut epochs: Vec<u64> =
+        store::list(store, folder).await?.iter().filter_map(epoch_of).collect();
     epochs.sort_unstable();
     Ok(epochs)
 }
@@ -72,9 +67,7 @@ async fn prune_commits(store: &Store, job: &str, first_kept: u64) -> Result<usiz
         .await?
         .into_iter()
         .filter(|epoch| *epoch < first_kept && !epoch.is_multiple_of(MILESTONE_STRIDE));
-    let paths = superseded
-        .map(|epoch| super::slot(&folder, epoch))
-        .collect();
+    let paths = superseded.map(|epoch| super::slot(&folder, epoch)).collect();
     delete_all(store, paths).await
 }
 
@@ -83,9 +76,7 @@ async fn prune_objects(store: &Store, job: &str, first_kept: u64, published: u64
     for folder in ["state", "outbox"] {
         let listed = store::list(store, &Path::from(folder).join(job)).await?;
         candidates.extend(
-            listed
-                .into_iter()
-                .filter(|path| epoch_of(path).is_some_and(|epoch| epoch < published)),
+            listed.into_iter().filter(|path| epoch_of(path).is_some_and(|epoch| epoch < published)),
         );
     }
     if candidates.is_empty() {
@@ -113,9 +104,7 @@ async fn named_objects(
         .buffer_unordered(PARALLEL)
         .try_collect()
         .await?;
-    let objects = commits
-        .into_iter()
-        .flat_map(|commit| [commit.state, commit.outbox]);
+    let objects = commits.into_iter().flat_map(|commit| [commit.state, commit.outbox]);
     Ok(objects.flatten().map(|object| object.path).collect())
 }
 

@@ -58,11 +58,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if show.all {
         writeln!(out)?;
         for key in KEYS {
-            let set = if config.get(key.path).is_some() {
-                ""
-            } else {
-                " (not set)"
-            };
+            let set = if config.get(key.path).is_some() { "" } else { " (not set)" };
             writeln!(out, "# {}{set}: {}", key.path, key.help)?;
         }
     }

@@ -55,35 +55,17 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let mut stop = Stop::listen()?;
     let fresh = if args.keep { Fresh::Keep } else { Fresh::Wipe };
     if demo::prepare(&args.data_dir, fresh)? {
-        stage(&format!(
-            "removed the last demo's data in {}",
-            args.data_dir.display()
-        ));
+        stage(&format!("removed the last demo's data in {}", args.data_dir.display()));
     }
-    let port = if args.once {
-        BrokerPort::Any
-    } else {
-        BrokerPort::Usual
-    };
+    let port = if args.once { BrokerPort::Any } else { BrokerPort::Usual };
     let began = Instant::now();
     let pipeline = demo::open(&args.data_dir, port).await?;
-    let text = if args.once {
-        demo::SCRIPT.to_string()
-    } else {
-        demo::script_at_speed(args.speed)
-    };
-    let script = Script {
-        name: "demo.sql".into(),
-        text,
-    };
+    let text = if args.once { demo::SCRIPT.to_string() } else { demo::script_at_speed(args.speed) };
+    let script = Script { name: "demo.sql".into(), text };
     let work = async {
         script.execute(&pipeline, 0..script.text.len()).await?;
         pipeline.start().await?;
-        if args.once {
-            once(&pipeline, began).await
-        } else {
-            live(&pipeline, &args.data_dir).await
-        }
+        if args.once { once(&pipeline, began).await } else { live(&pipeline, &args.data_dir).await }
     };
     let outcome = tokio::select! {
         outcome = work => outcome.map(|()| true),
@@ -133,10 +115,7 @@ async fn live(pipeline: &Arc<Pipeline>, data_dir: &Path) -> Result<(), Failure> 
     };
     server.abort();
     outcome?;
-    writeln!(
-        io::stdout(),
-        "the year is over; `tidemill demo --once` prints its totals"
-    )?;
+    writeln!(io::stdout(), "the year is over; `tidemill demo --once` prints its totals")?;
     Ok(())
 }
 
@@ -163,11 +142,7 @@ async fn bind_any() -> Result<TcpListener, Error> {
 }
 
 fn next_commands(url: &str, brokers: &str, data_dir: &Path) -> Vec<String> {
-    let url = if url.ends_with(":8080") {
-        String::new()
-    } else {
-        format!(" --url {url}")
-    };
+    let url = if url.ends_with(":8080") { String::new() } else { format!(" --url {url}") };
     vec![
         "next, in another terminal (Ctrl-C here ends the demo):".into(),
         format!("  tidemill sql{url} -c 'SELECT * FROM top_products LIMIT 10'"),

@@ -34,10 +34,7 @@ impl Failure {
     pub(super) fn in_script(errors: &[Error], name: &str, text: &str) -> Self {
         Self {
             code: errors.first().map_or(SOFTWARE, |error| code_of(error.kind)),
-            diagnostics: errors
-                .iter()
-                .map(|error| Diagnostic::new(error, text))
-                .collect(),
+            diagnostics: errors.iter().map(|error| Diagnostic::new(error, text)).collect(),
             source: (name.to_string(), text.to_string()),
         }
     }
@@ -50,20 +47,12 @@ impl Failure {
             503 | 504 => UNAVAILABLE,
             _ => RUNTIME,
         };
-        Self {
-            code,
-            diagnostics: problem.diagnostics,
-            source: (name.to_string(), sql.to_string()),
-        }
+        Self { code, diagnostics: problem.diagnostics, source: (name.to_string(), sql.to_string()) }
     }
 
     /// Wrong SQL that was reported on stdout already.
     pub(super) fn silent() -> Self {
-        Self {
-            code: CONFIG,
-            diagnostics: Vec::new(),
-            source: Default::default(),
-        }
+        Self { code: CONFIG, diagnostics: Vec::new(), source: Default::default() }
     }
 
     /// A panic or another thing that cannot happen.
@@ -106,11 +95,7 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             // `tidemill sql … | head` is not a failure.
-            return Self {
-                code: 0,
-                diagnostics: Vec::new(),
-                source: Default::default(),
-            };
+            return Self { code: 0, diagnostics: Vec::new(), source: Default::default() };
         }
         let mut failure = Self::from(Error::unavailable("TM820", error.to_string()));
         failure.code = RUNTIME;

@@ -1,7 +1,7 @@
-//! The command line: one file a verb, one line each in [`Command`].
+//! The command line: one file a verb, one line each in `Command`.
 //!
 //! Results go to stdout, everything else to stderr. Exit codes are part of the interface and
-//! stand in `--help`; [`failure`] maps errors to them.
+//! stand in `--help`; `failure` maps errors to them.
 
 mod config;
 mod demo;

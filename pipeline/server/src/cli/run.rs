@@ -66,9 +66,7 @@ async fn run_script(
     stop: &mut Stop,
 ) -> Result<(), Failure> {
     let (head, tail) = statements.split_at(trailing_selects(statements));
-    let cut = tail
-        .first()
-        .map_or(script.text.len(), |select| select.offset);
+    let cut = tail.first().map_or(script.text.len(), |select| select.offset);
     if !head.is_empty() {
         script::print(script.execute(pipeline, 0..cut).await?, format)?;
     }

@@ -25,10 +25,7 @@ impl Script {
         if name == "-" {
             let mut text = String::new();
             io::stdin().read_to_string(&mut text)?;
-            return Ok(Self {
-                name: "<stdin>".into(),
-                text,
-            });
+            return Ok(Self { name: "<stdin>".into(), text });
         }
         let text = std::fs::read_to_string(path).map_err(|error| {
             Error::invalid("TM821", format!("cannot read {name}")).because(error.to_string())
@@ -55,10 +52,8 @@ impl Script {
         let offset = part.start;
         let text = self.text.get(part).unwrap_or_default();
         pipeline.execute(text).await.map_err(|mut error| {
-            error.span = error.span.map(|span| Span {
-                start: span.start + offset,
-                end: span.end + offset,
-            });
+            error.span =
+                error.span.map(|span| Span { start: span.start + offset, end: span.end + offset });
             self.failure(error)
         })
     }

@@ -51,17 +51,10 @@ pub(super) struct Place {
 impl Place {
     /// The flags as the configuration's last layer.
     pub(super) fn flags(&self) -> Vec<(&'static str, Option<String>, &'static str)> {
-        let data_dir = self
-            .data_dir
-            .as_ref()
-            .map(|path| path.display().to_string());
+        let data_dir = self.data_dir.as_ref().map(|path| path.display().to_string());
         vec![
             ("state.data_dir", data_dir, "--data-dir"),
-            (
-                "kafka.brokers",
-                self.kafka_brokers.clone(),
-                "--kafka-brokers",
-            ),
+            ("kafka.brokers", self.kafka_brokers.clone(), "--kafka-brokers"),
             ("storage.bucket", self.bucket.clone(), "--bucket"),
         ]
     }
@@ -82,14 +75,10 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let pipeline = Pipeline::open(settings).await?;
     let service = routes::Service::new(std::sync::Arc::clone(&pipeline), metrics);
     let (close, closed) = oneshot::channel::<()>();
-    let server = tokio::spawn(routes::serve(
-        listener,
-        std::sync::Arc::clone(&service),
-        async {
-            // Also when the sender is dropped: the verb is over.
-            closed.await.ok();
-        },
-    ));
+    let server = tokio::spawn(routes::serve(listener, std::sync::Arc::clone(&service), async {
+        // Also when the sender is dropped: the verb is over.
+        closed.await.ok();
+    }));
     stage(&format!(
         "listening on http://{address}; broker {}; bucket {}",
         pipeline.brokers(),

@@ -61,10 +61,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         format: args.format,
     };
     let script = match (args.command, args.file) {
-        (Some(text), _) => Script {
-            name: "<command>".into(),
-            text,
-        },
+        (Some(text), _) => Script { name: "<command>".into(), text },
         (None, Some(path)) => Script::read(&path)?,
         (None, None) if io::stdin().is_terminal() => return client.converse().await,
         (None, None) => Script::read("-".as_ref())?,
@@ -83,16 +80,9 @@ impl Client {
         for parsed in script.parse()? {
             // Spaces in place of what came before keep the server's places right for the script.
             let before = script.text.get(..parsed.offset).unwrap_or_default();
-            let blank: String = before
-                .bytes()
-                .map(|byte| if byte == b'\n' { '\n' } else { ' ' })
-                .collect();
-            self.post(
-                &script.name,
-                format!("{blank}{}", parsed.text),
-                &script.text,
-            )
-            .await?;
+            let blank: String =
+                before.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect();
+            self.post(&script.name, format!("{blank}{}", parsed.text), &script.text).await?;
         }
         Ok(())
     }
@@ -103,11 +93,7 @@ impl Client {
                 .because(root_cause(&error))
                 .help("start it with `tidemill serve`, or name it with --url")
         };
-        let request = self
-            .http
-            .post(&self.endpoint)
-            .header("content-type", "text/plain")
-            .body(sql);
+        let request = self.http.post(&self.endpoint).header("content-type", "text/plain").body(sql);
         let response = request.send().await.map_err(unreachable)?;
         if !response.status().is_success() {
             let status = response.status();
@@ -128,11 +114,7 @@ impl Client {
     async fn converse(&self) -> Result<(), Failure> {
         let mut text = String::new();
         loop {
-            let prompt = if text.trim().is_empty() {
-                "tidemill> "
-            } else {
-                "      ... "
-            };
+            let prompt = if text.trim().is_empty() { "tidemill> " } else { "      ... " };
             write!(io::stderr(), "{prompt}")?;
             let line = tokio::task::spawn_blocking(|| {
                 let mut line = String::new();
@@ -144,10 +126,7 @@ impl Client {
             if !ended && !text.trim_end().ends_with(';') {
                 continue;
             }
-            let script = Script {
-                name: "<terminal>".into(),
-                text: std::mem::take(&mut text),
-            };
+            let script = Script { name: "<terminal>".into(), text: std::mem::take(&mut text) };
             if !script.text.trim().is_empty()
                 && parse_script(&script.text).is_ok_and(|s| s.is_empty())
             {

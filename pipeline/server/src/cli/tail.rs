@@ -47,19 +47,10 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let flags = [(
-        "kafka.brokers",
-        args.kafka_brokers.clone(),
-        "--kafka-brokers",
-    )];
+    let flags = [("kafka.brokers", args.kafka_brokers.clone(), "--kafka-brokers")];
     let settings = config::load(args.config.as_deref(), &flags)?.settings()?;
-    let brokers = settings
-        .kafka_brokers
-        .unwrap_or_else(|| settings.broker_listen.to_string());
-    let log = KafkaLog::new(KafkaSettings {
-        brokers,
-        properties: settings.kafka_properties,
-    })?;
+    let brokers = settings.kafka_brokers.unwrap_or_else(|| settings.broker_listen.to_string());
+    let log = KafkaLog::new(KafkaSettings { brokers, properties: settings.kafka_properties })?;
     // `orders$dead` is the table's name in SQL; Kafka has no `$` in topics.
     let topic = args.topic.replace('$', ".");
     if log.partitions(&topic).await?.is_none() {

@@ -38,21 +38,15 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Err(error) => (0, vec![error]),
     };
     if args.json {
-        let diagnostics: Vec<Diagnostic> = errors
-            .iter()
-            .map(|error| Diagnostic::new(error, &script.text))
-            .collect();
+        let diagnostics: Vec<Diagnostic> =
+            errors.iter().map(|error| Diagnostic::new(error, &script.text)).collect();
         let valid = errors.is_empty();
         let report = json!({"valid": valid, "statements": statements, "diagnostics": diagnostics});
         writeln!(io::stdout(), "{report:#}")?;
     }
     if errors.is_empty() {
         if !args.json {
-            writeln!(
-                io::stdout(),
-                "{}: {statements} statements, no errors",
-                script.name
-            )?;
+            writeln!(io::stdout(), "{}: {statements} statements, no errors", script.name)?;
         }
         return Ok(());
     }

@@ -23,10 +23,7 @@ pub struct ConfigError {
 
 impl From<Error> for ConfigError {
     fn from(error: Error) -> Self {
-        Self {
-            error: Box::new(error),
-            file: None,
-        }
+        Self { error: Box::new(error), file: None }
     }
 }
 
@@ -42,9 +39,7 @@ pub fn load(
     let mut config = Config::default();
     for key in KEYS {
         if let Some(default) = key.default {
-            config
-                .values
-                .insert(key.path.into(), (default.into(), Origin::Default));
+            config.values.insert(key.path.into(), (default.into(), Origin::Default));
         }
     }
     match file {
@@ -62,9 +57,7 @@ pub fn load(
                 error.message = format!("{flag}: {}", error.message);
                 error
             })?;
-            config
-                .values
-                .insert((*path).to_string(), (value.clone(), Origin::Flag(flag)));
+            config.values.insert((*path).to_string(), (value.clone(), Origin::Flag(flag)));
         }
     }
     Ok(config)
@@ -72,23 +65,14 @@ pub fn load(
 
 fn read_file(config: &mut Config, path: &Path) -> Result<(), ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::invalid(
-            "TM800",
-            format!("cannot read the configuration {}", path.display()),
-        )
-        .because(error.to_string())
+        Error::invalid("TM800", format!("cannot read the configuration {}", path.display()))
+            .because(error.to_string())
     })?;
     let origin = Origin::File(path.to_path_buf());
     let outcome = match DeTable::parse(&text) {
         Ok(table) => read_table(config, "", table.get_ref(), &origin),
-        Err(error) => Err(
-            Error::invalid("TM800", error.message().to_string()).at(error.span().map(|range| {
-                Span {
-                    start: range.start,
-                    end: range.end,
-                }
-            })),
-        ),
+        Err(error) => Err(Error::invalid("TM800", error.message().to_string())
+            .at(error.span().map(|range| Span { start: range.start, end: range.end }))),
     };
     outcome.map_err(|error| ConfigError {
         error: Box::new(error),
@@ -104,10 +88,7 @@ fn read_table(
 ) -> Result<(), Error> {
     for (name, value) in table {
         let path = format!("{prefix}{}", name.get_ref());
-        let name_span = Span {
-            start: name.span().start,
-            end: name.span().end,
-        };
+        let name_span = Span { start: name.span().start, end: name.span().end };
         let section = format!("{path}.");
         let is_section = section == PROPERTIES
             || (!path.starts_with(PROPERTIES)
@@ -121,10 +102,7 @@ fn read_table(
                 if key.is_none() && !path.starts_with(PROPERTIES) {
                     return Err(unknown(&path).at(Some(name_span)));
                 }
-                let at = Span {
-                    start: value.span().start,
-                    end: value.span().end,
-                };
+                let at = Span { start: value.span().start, end: value.span().end };
                 let text = scalar_text(scalar, key).map_err(|error| error.at(Some(at)))?;
                 config.values.insert(path, (text, origin.clone()));
             }
@@ -140,10 +118,8 @@ fn scalar_text(scalar: &DeValue<'_>, key: Option<&Key>) -> Result<String, Error>
         DeValue::Boolean(flag) => flag.to_string(),
         other => {
             let found = other.type_str();
-            return Err(
-                Error::invalid("TM803", format!("a {found} does not fit here"))
-                    .help("give a string, a whole number, true or false"),
-            );
+            return Err(Error::invalid("TM803", format!("a {found} does not fit here"))
+                .help("give a string, a whole number, true or false"));
         }
     };
     value::check(key.map_or(Kind::Text, |key| key.kind), &text)?;
@@ -171,15 +147,10 @@ fn read_environment(
             return Err(error);
         }
         value::check(key.map_or(Kind::Text, |key| key.kind), &text).map_err(|mut error| {
-            error.message = format!(
-                "environment variable {name} does not fit: {}",
-                error.message
-            );
+            error.message = format!("environment variable {name} does not fit: {}", error.message);
             error
         })?;
-        config
-            .values
-            .insert(path, (text, Origin::Environment(name)));
+        config.values.insert(path, (text, Origin::Environment(name)));
     }
     Ok(())
 }

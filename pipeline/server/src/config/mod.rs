@@ -53,23 +53,11 @@ const fn key(
     default: Option<&'static str>,
     help: &'static str,
 ) -> Key {
-    Key {
-        path,
-        kind,
-        default,
-        secret: false,
-        help,
-    }
+    Key { path, kind, default, secret: false, help }
 }
 
 const fn secret(path: &'static str, help: &'static str) -> Key {
-    Key {
-        path,
-        kind: Kind::Text,
-        default: None,
-        secret: true,
-        help,
-    }
+    Key { path, kind: Kind::Text, default: None, secret: true, help }
 }
 
 /// Every setting. `kafka.properties.*` is free-form besides.
@@ -130,9 +118,7 @@ pub struct Config {
 
 impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_map()
-            .entries(self.entries().map(|(path, value, _)| (path, value)))
-            .finish()
+        f.debug_map().entries(self.entries().map(|(path, value, _)| (path, value))).finish()
     }
 }
 
@@ -146,15 +132,7 @@ impl Config {
     /// Everything that is set, in path order, secrets hidden.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &str, &Origin)> {
         self.values.iter().map(|(path, (value, origin))| {
-            (
-                path.as_str(),
-                if is_secret(path) {
-                    "<redacted>"
-                } else {
-                    value.as_str()
-                },
-                origin,
-            )
+            (path.as_str(), if is_secret(path) { "<redacted>" } else { value.as_str() }, origin)
         })
     }
 
@@ -232,10 +210,8 @@ impl Config {
                     Error::invalid("TM804", format!("{path}_file: cannot read {file}"))
                         .because(error.to_string())
                 }),
-            _ => Err(
-                Error::invalid("TM804", format!("{path} is given more than once"))
-                    .help(format!("keep one of {path}, {path}_env and {path}_file")),
-            ),
+            _ => Err(Error::invalid("TM804", format!("{path} is given more than once"))
+                .help(format!("keep one of {path}, {path}_env and {path}_file"))),
         }
     }
 
@@ -245,12 +221,9 @@ impl Config {
         if address.ip().is_loopback() {
             return Ok(address);
         }
-        Err(Error::invalid(
-            "TM802",
-            format!("{path}: {address} is not a loopback address"),
-        )
-        .because("there is no authentication yet, so other machines must not reach it")
-        .help("use 127.0.0.1, and an SSH tunnel or an authenticating proxy from outside"))
+        Err(Error::invalid("TM802", format!("{path}: {address} is not a loopback address"))
+            .because("there is no authentication yet, so other machines must not reach it")
+            .help("use 127.0.0.1, and an SSH tunnel or an authenticating proxy from outside"))
     }
 }
 
@@ -258,15 +231,8 @@ impl Config {
 fn is_secret(path: &str) -> bool {
     let declared = KEYS.iter().any(|key| key.path == path && key.secret);
     let property = path.starts_with(PROPERTIES)
-        && [
-            "password",
-            "secret",
-            "token",
-            "key.pem",
-            "sasl.oauthbearer.config",
-            "sasl.jaas",
-        ]
-        .iter()
-        .any(|word| path.contains(word));
+        && ["password", "secret", "token", "key.pem", "sasl.oauthbearer.config", "sasl.jaas"]
+            .iter()
+            .any(|word| path.contains(word));
     declared || property
 }

@@ -26,13 +26,9 @@ pub(super) fn check(kind: Kind, text: &str) -> Result<()> {
 
 /// `127.0.0.1:8080`, `[::1]:8080` or `localhost:8080`.
 pub(super) fn parse_address(text: &str) -> Result<SocketAddr> {
-    let numeric = text
-        .strip_prefix("localhost:")
-        .map(|port| format!("127.0.0.1:{port}"));
+    let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     let numeric = numeric.as_deref().unwrap_or(text);
-    numeric
-        .parse()
-        .map_err(|_| wrong(text, "an address such as 127.0.0.1:8080"))
+    numeric.parse().map_err(|_| wrong(text, "an address such as 127.0.0.1:8080"))
 }
 
 /// `250ms`, `1s`, `5m`, `1h`: the forms of durations in SQL options.

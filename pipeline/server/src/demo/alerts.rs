@@ -34,10 +34,8 @@ impl Subscriber {
         }
         let records = log.read_range(TOPIC, &from, &to).await?;
         self.next.extend(to);
-        let mut events: Vec<AlertEvent> = records
-            .iter()
-            .filter_map(|(_, record)| decode(record))
-            .collect();
+        let mut events: Vec<AlertEvent> =
+            records.iter().filter_map(|(_, record)| decode(record)).collect();
         events.sort_by(|left, right| left.time.cmp(&right.time));
         Ok(events)
     }
@@ -53,20 +51,14 @@ pub(super) fn line(event: &AlertEvent) -> String {
     let status = event.event_type.rsplit('.').next().unwrap_or_default();
     let name = event.source.rsplit('/').next().unwrap_or_default();
     let mut text = format!("{}  {status:<8}  {name}  {}", event.time, event.subject);
-    if let Some(row) = event
-        .data
-        .get("value")
-        .and_then(serde_json::Value::as_object)
-    {
+    if let Some(row) = event.data.get("value").and_then(serde_json::Value::as_object) {
         for column in ["units", "largest_line", "country"] {
             if let Some(value) = row.get(column) {
                 text.push_str(&format!("  {column}={}", crate::output::plain(value)));
             }
         }
     }
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Whether the event says that an alert began to fire.

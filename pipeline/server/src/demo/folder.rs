@@ -37,10 +37,7 @@ pub fn prepare(folder: &Path, fresh: Fresh) -> Result<bool> {
     }
     std::fs::create_dir_all(folder)
         .and_then(|()| {
-            std::fs::write(
-                &marker,
-                "made by `tidemill demo`, emptied by its next run\n",
-            )
+            std::fs::write(&marker, "made by `tidemill demo`, emptied by its next run\n")
         })
         .map_err(|error| failed(folder, &error))?;
     Ok(wiped)

@@ -54,12 +54,7 @@ pub async fn open(folder: &Path, port: BrokerPort) -> Result<Arc<Pipeline>> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let broker_listen = if free { usual } else { any };
     let data_dir = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
-    Pipeline::open(Settings {
-        data_dir,
-        broker_listen,
-        ..Settings::default()
-    })
-    .await
+    Pipeline::open(Settings { data_dir, broker_listen, ..Settings::default() }).await
 }
 
 /// The rows of one SELECT.
@@ -75,12 +70,8 @@ async fn select(pipeline: &Pipeline, sql: &str) -> Result<Rows> {
 
 /// A number with thousands separators: `9025222.08` → `9,025,222.08`.
 fn grouped(number: &str) -> String {
-    let (sign, digits) = number
-        .strip_prefix('-')
-        .map_or(("", number), |rest| ("-", rest));
-    let (whole, fraction) = digits
-        .split_once('.')
-        .map_or((digits, None), |(w, f)| (w, Some(f)));
+    let (sign, digits) = number.strip_prefix('-').map_or(("", number), |rest| ("-", rest));
+    let (whole, fraction) = digits.split_once('.').map_or((digits, None), |(w, f)| (w, Some(f)));
     let mut out = String::from(sign);
     for (index, digit) in whole.chars().enumerate() {
         if index > 0 && (whole.len() - index).is_multiple_of(3) {

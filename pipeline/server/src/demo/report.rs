@@ -71,81 +71,38 @@ async fn gather(pipeline: &Pipeline) -> Result<Findings> {
         gross,
         orders,
         countries,
-        alerts: events
-            .iter()
-            .filter(|event| alerts::is_firing(event))
-            .map(alerts::line)
-            .collect(),
-        views: status
-            .jobs
-            .iter()
-            .flat_map(|job| job.queries.iter().cloned())
-            .collect(),
+        alerts: events.iter().filter(|event| alerts::is_firing(event)).map(alerts::line).collect(),
+        views: status.jobs.iter().flat_map(|job| job.queries.iter().cloned()).collect(),
         status,
     })
 }
 
 fn write_totals(findings: &Findings, elapsed: Duration, out: &mut impl Write) -> io::Result<()> {
     let number = |rows: &Rows, row: usize, column: &str| {
-        rows.value(row, column)
-            .map_or_else(|| "-".into(), |value| grouped(&plain(value)))
+        rows.value(row, column).map_or_else(|| "-".into(), |value| grouped(&plain(value)))
     };
-    let lines = findings
-        .lines
-        .value(0, "lines")
-        .map(plain)
-        .and_then(|text| text.parse::<f64>().ok());
-    writeln!(
-        out,
-        "rows in           {:>14}",
-        number(&findings.lines, 0, "lines")
-    )?;
-    writeln!(
-        out,
-        "gross sales       {:>14}",
-        number(&findings.gross, 0, "gross")
-    )?;
-    writeln!(
-        out,
-        "orders            {:>14}",
-        number(&findings.orders, 0, "orders")
-    )?;
-    writeln!(
-        out,
-        "net of all lines  {:>14}",
-        number(&findings.lines, 0, "net")
-    )?;
+    let lines =
+        findings.lines.value(0, "lines").map(plain).and_then(|text| text.parse::<f64>().ok());
+    writeln!(out, "rows in           {:>14}", number(&findings.lines, 0, "lines"))?;
+    writeln!(out, "gross sales       {:>14}", number(&findings.gross, 0, "gross"))?;
+    writeln!(out, "orders            {:>14}", number(&findings.orders, 0, "orders"))?;
+    writeln!(out, "net of all lines  {:>14}", number(&findings.lines, 0, "net"))?;
     writeln!(
         out,
         "time              {:>13.1}s  ({} rows/s, from the first file to the last table)",
         elapsed.as_secs_f64(),
-        grouped(&format!(
-            "{:.0}",
-            lines.unwrap_or(0.0) / elapsed.as_secs_f64().max(0.001)
-        )),
+        grouped(&format!("{:.0}", lines.unwrap_or(0.0) / elapsed.as_secs_f64().max(0.001))),
     )?;
     writeln!(out, "\ntop countries by gross sales")?;
     for row in 0..findings.countries.rows.len().min(COUNTRIES) {
-        let country = findings
-            .countries
-            .value(row, "country")
-            .map(plain)
-            .unwrap_or_default();
-        writeln!(
-            out,
-            "  {country:<16}{:>14}",
-            number(&findings.countries, row, "gross")
-        )?;
+        let country = findings.countries.value(row, "country").map(plain).unwrap_or_default();
+        writeln!(out, "  {country:<16}{:>14}", number(&findings.countries, row, "gross"))?;
     }
     writeln!(out)
 }
 
 fn write_alerts(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
-    writeln!(
-        out,
-        "alerts (topic alerts): {} fired",
-        findings.alerts.len()
-    )?;
+    writeln!(out, "alerts (topic alerts): {} fired", findings.alerts.len())?;
     for line in &findings.alerts {
         writeln!(out, "  {line}")?;
     }
@@ -154,11 +111,7 @@ fn write_alerts(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
 
 fn write_conservation(status: &Status, out: &mut impl Write) -> io::Result<()> {
     for job in &status.jobs {
-        let verdict = if job.conservation_drift == 0 {
-            "holds"
-        } else {
-            "IS BROKEN"
-        };
+        let verdict = if job.conservation_drift == 0 { "holds" } else { "IS BROKEN" };
         writeln!(
             out,
             "conservation {verdict} for {}: rows in = counted + filtered + late + quarantined",

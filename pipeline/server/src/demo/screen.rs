@@ -34,21 +34,8 @@ pub(super) struct Picture {
 pub(super) fn totals(status: &Status) -> (u64, i64, i64, Option<Micros>) {
     let rows = status.jobs.iter().map(|job| job.rows_in).sum();
     let lag = status.jobs.iter().map(|job| job.lag_records).sum();
-    let drift = status
-        .jobs
-        .iter()
-        .map(|job| job.conservation_drift.abs())
-        .sum();
-    (
-        rows,
-        lag,
-        drift,
-        status
-            .jobs
-            .iter()
-            .filter_map(|job| job.watermark_micros)
-            .min(),
-    )
+    let drift = status.jobs.iter().map(|job| job.conservation_drift.abs()).sum();
+    (rows, lag, drift, status.jobs.iter().filter_map(|job| job.watermark_micros).min())
 }
 
 /// The last hours of sales, newest first. Old hours are cut off before the sum.
@@ -57,18 +44,14 @@ pub(super) async fn sales(pipeline: &Pipeline, watermark: Option<Micros>) -> Res
         "SELECT window_start, CAST(sum(revenue) AS DECIMAL(20,2)) AS revenue, sum(units) AS units, \
          bool_and(is_final) AS closed FROM sales_per_hour {} \
          GROUP BY window_start ORDER BY window_start DESC LIMIT {SALES_ROWS}",
-        since(watermark, 4 * 24)
-            .map(|bound| format!("WHERE {bound}"))
-            .unwrap_or_default(),
+        since(watermark, 4 * 24).map(|bound| format!("WHERE {bound}")).unwrap_or_default(),
     );
     select(pipeline, &sql).await
 }
 
 /// The best products of the last closed six hours.
 pub(super) async fn products(pipeline: &Pipeline, watermark: Option<Micros>) -> Result<Rows> {
-    let bound = since(watermark, 7 * 24)
-        .map(|bound| format!("AND {bound}"))
-        .unwrap_or_default();
+    let bound = since(watermark, 7 * 24).map(|bound| format!("AND {bound}")).unwrap_or_default();
     let sql = format!(
         "SELECT product, units, CAST(revenue AS DECIMAL(20,2)) AS revenue, window_end \
          FROM top_products WHERE is_final {bound} \
@@ -76,22 +59,15 @@ pub(super) async fn products(pipeline: &Pipeline, watermark: Option<Micros>) -> 
     );
     let mut rows = select(pipeline, &sql).await?;
     let newest = rows.value(0, "window_end").cloned();
-    let end = rows
-        .columns
-        .iter()
-        .position(|column| column.name == "window_end");
-    rows.rows
-        .retain(|row| end.and_then(|index| row.get(index)) == newest.as_ref());
+    let end = rows.columns.iter().position(|column| column.name == "window_end");
+    rows.rows.retain(|row| end.and_then(|index| row.get(index)) == newest.as_ref());
     Ok(rows)
 }
 
 fn since(watermark: Option<Micros>, hours: i64) -> Option<String> {
     let from = watermark?.checked_sub(hours * 3_600_000_000)?;
     let from = chrono::DateTime::from_timestamp_micros(from)?;
-    Some(format!(
-        "window_start >= TIMESTAMP '{}'",
-        from.format("%Y-%m-%d %H:%M:%S")
-    ))
+    Some(format!("window_start >= TIMESTAMP '{}'", from.format("%Y-%m-%d %H:%M:%S")))
 }
 
 /// The picture as lines, without line ends.
@@ -102,14 +78,8 @@ pub(super) fn draw(picture: &Picture, paint: Paint) -> Vec<String> {
         paint.bold("sales per hour"),
     ];
     let cell = |rows: &Rows, row, column| rows.value(row, column).map(plain).unwrap_or_default();
-    let revenue = |row: usize| {
-        cell(&picture.sales, row, "revenue")
-            .parse::<f64>()
-            .unwrap_or(0.0)
-    };
-    let most = (0..picture.sales.rows.len())
-        .map(revenue)
-        .fold(1.0, f64::max);
+    let revenue = |row: usize| cell(&picture.sales, row, "revenue").parse::<f64>().unwrap_or(0.0);
+    let most = (0..picture.sales.rows.len()).map(revenue).fold(1.0, f64::max);
     for row in 0..SALES_ROWS {
         if row >= picture.sales.rows.len() {
             lines.push(String::new());
@@ -117,11 +87,7 @@ pub(super) fn draw(picture: &Picture, paint: Paint) -> Vec<String> {
         }
         // A share of BAR_CHARS, never negative: sales are positive by the view's WHERE.
         let length = ((revenue(row) / most) * BAR_CHARS as f64).round() as usize;
-        let open = if cell(&picture.sales, row, "closed") == "true" {
-            ""
-        } else {
-            "  (open)"
-        };
+        let open = if cell(&picture.sales, row, "closed") == "true" { "" } else { "  (open)" };
         let start = cell(&picture.sales, row, "window_start");
         lines.push(format!(
             "  {}  {:>12}  {:>7} units  {}{}",
@@ -138,16 +104,10 @@ pub(super) fn draw(picture: &Picture, paint: Paint) -> Vec<String> {
             lines.push(String::new());
             continue;
         }
-        let product: String = cell(&picture.products, row, "product")
-            .chars()
-            .take(36)
-            .collect();
+        let product: String = cell(&picture.products, row, "product").chars().take(36).collect();
         let revenue = grouped(&cell(&picture.products, row, "revenue"));
         let units = grouped(&cell(&picture.products, row, "units"));
-        lines.push(format!(
-            "  {:>2}. {product:<36} {revenue:>12}  {units:>7} units",
-            row + 1
-        ));
+        lines.push(format!("  {:>2}. {product:<36} {revenue:>12}  {units:>7} units", row + 1));
     }
     lines.push(paint.bold("alerts (topic alerts)"));
     if picture.alerts.is_empty() {
@@ -173,10 +133,6 @@ pub(super) fn summary(picture: &Picture) -> String {
         grouped(&picture.rows_in.to_string()),
         picture.rows_per_second,
         grouped(&picture.lag.to_string()),
-        if picture.drift == 0 {
-            "holds"
-        } else {
-            "IS BROKEN"
-        },
+        if picture.drift == 0 { "holds" } else { "IS BROKEN" },
     )
 }

@@ -16,14 +16,10 @@ pub(super) async fn same_origin(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let host = headers.get(HOST).and_then(text);
     if !host.is_some_and(is_loopback) {
-        return Problem::new(
-            StatusCode::FORBIDDEN,
-            "TM813",
-            "the Host is not a loopback name",
-        )
-        .because("a web page could otherwise reach this API through DNS rebinding")
-        .help("use http://127.0.0.1 or http://localhost")
-        .into_response();
+        return Problem::new(StatusCode::FORBIDDEN, "TM813", "the Host is not a loopback name")
+            .because("a web page could otherwise reach this API through DNS rebinding")
+            .help("use http://127.0.0.1 or http://localhost")
+            .into_response();
     }
     let foreign = headers.get(ORIGIN).is_some_and(|origin| {
         let origin = text(origin).and_then(|origin| origin.split_once("://"));
@@ -52,7 +48,5 @@ fn is_loopback(host: &str) -> bool {
         None => host.split(':').next().unwrap_or_default(),
     };
     name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -14,9 +14,7 @@ use serde_json::json;
 use super::{Phase, Service};
 
 pub(super) fn routes() -> Router<Arc<Service>> {
-    Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
+    Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(readyz))
 }
 
 async fn readyz(State(service): State<Arc<Service>>) -> Response {
@@ -25,9 +23,5 @@ async fn readyz(State(service): State<Arc<Service>>) -> Response {
         Phase::Ready => (StatusCode::OK, "ready"),
         Phase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
     };
-    (
-        status,
-        Json(json!({ "status": word, "pipeline": service.pipeline.status() })),
-    )
-        .into_response()
+    (status, Json(json!({ "status": word, "pipeline": service.pipeline.status() }))).into_response()
 }

@@ -22,21 +22,13 @@ pub(super) fn routes() -> Router<Arc<Service>> {
 
 async fn render(State(service): State<Arc<Service>>) -> Response {
     let text = service.metrics.render();
-    (
-        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        text,
-    )
-        .into_response()
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// Counts every request by route and status.
 pub(super) async fn count(request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let route = LABELS
-        .iter()
-        .find(|label| **label == path)
-        .copied()
-        .unwrap_or("other");
+    let route = LABELS.iter().find(|label| **label == path).copied().unwrap_or("other");
     let response = next.run(request).await;
     let status = response.status().as_u16().to_string();
     metrics::counter!(metric::HTTP_REQUESTS, "route" => route, "status" => status).increment(1);

@@ -1,7 +1,7 @@
 //! The HTTP API on a loopback address: one file a resource, one `.merge` line each.
 //!
 //! Every answer that is not a success is an RFC 9457 problem. It never answers a browser page of
-//! another origin (see [`guard`]) and never runs more statements at once than a fixed number.
+//! another origin (see `guard`) and never runs more statements at once than a fixed number.
 
 mod guard;
 mod health;
@@ -57,9 +57,7 @@ pub struct Service {
 
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service")
-            .field("phase", &self.phase())
-            .finish_non_exhaustive()
+        f.debug_struct("Service").field("phase", &self.phase()).finish_non_exhaustive()
     }
 }
 
@@ -140,11 +138,7 @@ fn router(service: Arc<Service>) -> Router {
         .merge(metrics::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "TM812", "no such resource"))
         .method_not_allowed_fallback(async || {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "TM812",
-                "method not allowed here",
-            )
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "TM812", "method not allowed here")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(axum::middleware::from_fn(guard::same_origin))

@@ -40,17 +40,13 @@ impl Problem {
 
     /// Adds the reason.
     pub(super) fn because(mut self, reason: &str) -> Self {
-        self.diagnostics
-            .iter_mut()
-            .for_each(|found| found.reason = Some(reason.to_string()));
+        self.diagnostics.iter_mut().for_each(|found| found.reason = Some(reason.to_string()));
         self
     }
 
     /// Adds what to do.
     pub(super) fn help(mut self, help: &str) -> Self {
-        self.diagnostics
-            .iter_mut()
-            .for_each(|found| found.help = Some(help.to_string()));
+        self.diagnostics.iter_mut().for_each(|found| found.help = Some(help.to_string()));
         self
     }
 

@@ -64,10 +64,7 @@ async fn answer(
         Ok(None) => return Err(busy("too many statements at once")),
         Err(error) => {
             tracing::error!(%error, "a statement panicked");
-            return Err(Problem::of(
-                &Error::internal("the statement panicked"),
-                &sql,
-            ));
+            return Err(Problem::of(&Error::internal("the statement panicked"), &sql));
         }
     };
     let value = results.into_iter().next_back().map(encode).transpose();
@@ -76,18 +73,16 @@ async fn answer(
 }
 
 fn read_sql(headers: &HeaderMap, body: &[u8]) -> Result<String, Problem> {
-    let content_type = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let wrong = |message: &str| Problem::new(StatusCode::BAD_REQUEST, "TM814", message);
     if content_type.is_some_and(|value| value.starts_with("application/json")) {
-        return serde_json::from_slice::<Request>(body)
-            .map(|request| request.sql)
-            .map_err(|error| {
+        return serde_json::from_slice::<Request>(body).map(|request| request.sql).map_err(
+            |error| {
                 wrong("the body is not a request")
                     .because(&error.to_string())
                     .help("send {\"sql\": \"…\"}, or the statement itself as text/plain")
-            });
+            },
+        );
     }
     String::from_utf8(body.to_vec()).map_err(|_| wrong("the body is not UTF-8"))
 }
@@ -96,10 +91,8 @@ fn read_sql(headers: &HeaderMap, body: &[u8]) -> Result<String, Problem> {
 fn one_statement(sql: &str) -> Result<()> {
     match tidemill_sql::parse::parse_script(sql)?.len() {
         1 => Ok(()),
-        count => Err(
-            Error::invalid("TM814", format!("one statement expected, {count} found"))
-                .help("`tidemill sql -f FILE` sends the statements of a script one by one"),
-        ),
+        count => Err(Error::invalid("TM814", format!("one statement expected, {count} found"))
+            .help("`tidemill sql -f FILE` sends the statements of a script one by one")),
     }
 }
 

@@ -105,8 +105,7 @@ impl Keys {
             _ => None,
         };
         let exprs: Vec<Expr> = grouping_set_to_exprlist(&grouped)?.into_iter().cloned().collect();
-        let roles: Vec<Role> =
-            exprs.iter().map(|expr| role_of(expr, input, &cut.roles)).collect();
+        let roles: Vec<Role> = exprs.iter().map(|expr| role_of(expr, input, &cut.roles)).collect();
         let bounded = |set: &[Expr]| {
             set.iter().any(|expr| {
                 let role = role_of(expr, input, &cut.roles);
@@ -164,10 +163,8 @@ impl Keys {
             }
         }
         layout.push(OutputColumn::Key(exprs.len()));
-        let groups: Vec<Vec<bool>> = sets
-            .iter()
-            .map(|set| exprs.iter().map(|expr| !set.contains(expr)).collect())
-            .collect();
+        let groups: Vec<Vec<bool>> =
+            sets.iter().map(|set| exprs.iter().map(|expr| !set.contains(expr)).collect()).collect();
         let text = format!(
             "{} sets {groups:?}",
             exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")

@@ -1,0 +1,103 @@
+//! Messages to a job at work, taken between two batches.
+
+use std::sync::{
+    Arc,
+    mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+};
+
+use tidemill_contract::{Error, Result};
+
+use super::{
+    Control, ViewSnapshot,
+    control::Change,
+    run::{End, Run, STATUS_INTERVAL},
+    tables::Flush,
+};
+
+impl Run<'_> {
+    /// Takes the messages that wait. A paused or drained job waits for the next one.
+    pub(super) fn serve(&mut self, inbox: &Receiver<Control>) -> Result<Option<End>> {
+        loop {
+            let message = if self.paused || self.drained {
+                match inbox.recv_timeout(STATUS_INTERVAL) {
+                    Ok(message) => message,
+                    Err(RecvTimeoutError::Timeout) => return Ok(None),
+                    Err(RecvTimeoutError::Disconnected) => Control::Stop,
+                }
+            } else {
+                match inbox.try_recv() {
+                    Ok(message) => message,
+                    Err(TryRecvError::Empty) => return Ok(None),
+                    Err(TryRecvError::Disconnected) => Control::Stop,
+                }
+            };
+            match message {
+                Control::View { view, reply } => {
+                    // Whoever asked may have given up.
+                    let _gone = reply.send(self.view(&view)).is_err();
+                }
+                Control::AddAlert(alert) => {
+                    self.add_alert(&alert)?;
+                    self.changes.borrow_mut().push(Change::AddAlert(alert));
+                }
+                Control::RemoveAlert(name) => {
+                    self.dirty |= self.alerts.remove(&name).is_some();
+                    self.changes.borrow_mut().push(Change::RemoveAlert(name));
+                }
+                Control::Mute { query, reply } => {
+                    self.mute(query)?;
+                    let _gone = reply.send(Ok(())).is_err();
+                }
+                Control::Pause => self.set_paused(true)?,
+                Control::Resume => self.set_paused(false)?,
+                Control::Stop => {
+                    self.stop()?;
+                    return Ok(Some(End::Stopped));
+                }
+            }
+        }
+    }
+
+    /// Drops the results of a query, and commits so that nothing names them any more.
+    fn mute(&mut self, query: String) -> Result<()> {
+        // What it gave so far still goes out: the length of a sink's file must stay true.
+        self.commit_if_dirty(Flush::Due)?;
+        self.tables.remove(&query);
+        self.sinks.remove(&query);
+        self.file_bytes.remove(&query);
+        self.muted.insert(query.clone());
+        self.changes.borrow_mut().push(Change::Mute(query));
+        self.commit(Flush::Due)
+    }
+
+    fn set_paused(&mut self, paused: bool) -> Result<()> {
+        if paused {
+            self.commit_if_dirty(Flush::Due)?;
+        }
+        self.paused = paused;
+        self.changes.borrow_mut().push(Change::SetPaused(paused));
+        self.tell();
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        if !self.drained {
+            self.commit_if_dirty(Flush::All)?;
+        }
+        self.tell();
+        Ok(())
+    }
+
+    fn view(&mut self, view: &str) -> Result<ViewSnapshot> {
+        let schema = self.config.catalog.query(view).map(|query| Arc::clone(&query.schema));
+        let Some(schema) = schema.filter(|_| self.tables.contains(view)) else {
+            return Err(Error::internal(format!(
+                "view '{view}' is not of job '{}'",
+                self.config.name
+            )));
+        };
+        let live = self.engine.peek(view)?.into_iter().map(|emission| emission.rows).collect();
+        let (files, closed) = (self.tables.files(view), self.tables.rows(view));
+        Ok(ViewSnapshot { schema, files, closed, live })
+    }
+}
