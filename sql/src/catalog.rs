@@ -254,13 +254,17 @@ impl Catalog {
         Ok(Applied::Created { kind: ObjectKind::Sink, name: name.clone() })
     }
 
-    /// `INSERT INTO t` makes the declared table a sink named `t$insert`.
+    /// `INSERT INTO t` makes the declared table a sink named `t$insert`. The same statement again
+    /// changes nothing, so that a script can be run again.
     fn insert_into(&mut self, insert: &InsertInto) -> Result<Applied> {
         let Some(table) = self.sources.get(&insert.table).cloned() else {
             return Err(self.unknown("table", &insert.table));
         };
         let name = format!("{}$insert", insert.table);
-        if self.queries.contains_key(&name) {
+        if let Some(known) = self.queries.get(&name) {
+            if known.text == insert.query.text {
+                return Ok(Applied::Unchanged);
+            }
             return Err(Error::new(
                 ErrorKind::Conflict,
                 "TM300",

@@ -13,5 +13,6 @@ mod feed;
 mod job;
 mod lake;
 mod ledger;
+mod pass;
 mod tidy;
 mod watermark;

@@ -142,6 +142,60 @@ async fn many_commits_and_a_race_lose_nothing() {
     assert!(logs.iter().any(|path| path.as_ref().ends_with(".checkpoint.parquet")), "{logs:?}");
 }
 
+/// All values of the column `orders` in the table's active files, sorted.
+async fn orders(store: &Store, view: &str) -> Vec<i64> {
+    let mut values = Vec::new();
+    for path in delta::files(store, view).await.unwrap() {
+        let bytes = store::get(store, &Path::from(path)).await.unwrap().unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap();
+        for rows in reader {
+            let rows = rows.unwrap();
+            let column = rows.column_by_name("orders").unwrap();
+            values.extend_from_slice(column.as_primitive::<arrow::datatypes::Int64Type>().values());
+        }
+    }
+    values.sort_unstable();
+    values
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_become_one_and_no_row_changes() {
+    let (_folder, store) = local();
+    let view = "compacted";
+    let settings = delta::CompactSettings { files_min: 10, ..Default::default() };
+    delta::create_if_missing(&store, view, &batch(0, 1).schema()).await.unwrap();
+    let add = async |version: i64| {
+        let name = format!("part-{version:04}.parquet");
+        let file = stage(&store, view, &name, &batch(version * 10, 10)).await;
+        delta::add_files(&store, view, &[file], "job", version).await.unwrap()
+    };
+    for version in 1..10 {
+        assert!(add(version).await);
+    }
+    let few = delta::compact(&store, view, settings).await.unwrap();
+    assert_eq!(few, None, "nine files are left alone");
+    for version in 10..=20 {
+        assert!(add(version).await);
+    }
+    // The writer goes on while files are put together.
+    let compacting = delta::compact(&store, view, settings);
+    let (done, added) = futures::future::join(compacting, add(21)).await;
+    assert!(added);
+    let done = done.unwrap().expect("twenty files are worth it");
+    assert!(done.removed.len() >= 20, "{done:?}");
+    let files = delta::files(&store, view).await.unwrap();
+    assert!(files.contains(&done.added) && files.len() <= 2, "{files:?}");
+    let expected: Vec<i64> = (10..220).collect();
+    assert_eq!(orders(&store, view).await, expected);
+    for old in &done.removed {
+        let there = store::get(&store, &Path::from(old.as_str())).await.unwrap();
+        assert!(there.is_some(), "{old}: readers of an older version still need it");
+    }
+    assert!(!add(21).await, "what was added stays known");
+    assert_eq!(delta::committed_version(&store, view, "job").await.unwrap(), Some(21));
+    assert_eq!(delta::compact(&store, view, settings).await.unwrap(), None);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_not_there_is_named() {
     let store = store::open("memory://", &BTreeMap::new()).unwrap();

@@ -148,6 +148,8 @@ impl Feed {
             };
             let Some(unit) = unit else { break };
             let known = seen.take(&unit);
+            // A paced source need not wait again for what is in the topic already.
+            source.already_fed(known.len());
             appender.begin(&unit, known);
             loop {
                 let rows = tokio::select! {

@@ -11,6 +11,7 @@
 //! - a stopped job has committed all it read.
 
 mod commit;
+mod compact;
 mod control;
 mod count;
 mod emit;

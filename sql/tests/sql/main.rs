@@ -2,7 +2,9 @@
 
 mod flink;
 mod oracle;
+mod program;
 mod stream;
+mod sums;
 mod windows;
 
 mod alert;

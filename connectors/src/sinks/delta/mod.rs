@@ -2,9 +2,10 @@
 //!
 //! Why its own log store: Delta commits must go through the same durable, conditional store as
 //! everything else. Each Delta commit carries `txn(app, version)`; delta-rs takes the same one
-//! twice, so the version is read first and a commit that is there already is skipped. It never
-//! writes data files: it adds files that were staged before.
+//! twice, so the version is read first and a commit that is there already is skipped. The only data
+//! files it writes are those of [`compact`]; all others were staged before.
 
+mod compact;
 mod lake;
 mod stats;
 
@@ -23,6 +24,7 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use tidemill_contract::{Clock, Error, Result, StagedFile, SystemClock};
 
+pub use compact::{CompactSettings, Compacted, compact};
 pub use lake::{lake_schema, to_lake, write_parquet};
 
 use crate::store::Store;
@@ -193,30 +195,39 @@ fn check_columns(table: &DeltaTable, view: &str, wanted: &StructType) -> Result<
 }
 
 async fn add_actions(store: &Store, view: &str, files: &[StagedFile]) -> Result<Vec<Action>> {
-    let root = location(view);
-    let modified_ms = SystemClock.now_micros() / 1000;
     let mut actions = Vec::with_capacity(files.len());
     for file in files {
-        let path = Path::from(file.path.as_str());
-        let Some(inside) = path.prefix_match(&root) else {
-            return Err(Error::internal(format!("file '{path}' is not in the table '{root}'")));
-        };
-        let relative: Path = inside.collect();
-        actions.push(Action::Add(Add {
-            path: relative.to_string(),
-            partition_values: HashMap::new(),
-            size: i64::try_from(file.bytes).unwrap_or(i64::MAX),
-            modification_time: modified_ms,
-            data_change: true,
-            stats: Some(stats::of(store, file).await),
-            tags: None,
-            deletion_vector: None,
-            base_row_id: None,
-            default_row_commit_version: None,
-            clustering_provider: None,
-        }));
+        actions.push(Action::Add(add_action(store, view, file, true).await?));
     }
     Ok(actions)
+}
+
+/// The action that makes a file part of the table.
+async fn add_action(
+    store: &Store,
+    view: &str,
+    file: &StagedFile,
+    data_change: bool,
+) -> Result<Add> {
+    let root = location(view);
+    let path = Path::from(file.path.as_str());
+    let Some(inside) = path.prefix_match(&root) else {
+        return Err(Error::internal(format!("file '{path}' is not in the table '{root}'")));
+    };
+    let relative: Path = inside.collect();
+    Ok(Add {
+        path: relative.to_string(),
+        partition_values: HashMap::new(),
+        size: i64::try_from(file.bytes).unwrap_or(i64::MAX),
+        modification_time: SystemClock.now_micros() / 1000,
+        data_change,
+        stats: Some(stats::of(store, file).await),
+        tags: None,
+        deletion_vector: None,
+        base_row_id: None,
+        default_row_commit_version: None,
+        clustering_provider: None,
+    })
 }
 
 fn missing(view: &str) -> Error {

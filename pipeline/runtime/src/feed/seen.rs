@@ -40,6 +40,11 @@ impl RowSet {
         }
     }
 
+    /// How many rows are in the set.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
     pub(super) fn contains(&self, row: u64) -> bool {
         let word = usize::try_from(row / 64).ok().and_then(|word| self.words.get(word));
         word.is_some_and(|word| word & (1 << (row % 64)) != 0)

@@ -85,7 +85,7 @@ impl Run<'_> {
             written_at: SystemClock.now_micros(),
             partitions,
             watermark: self.clock.current(),
-            drained: self.drained,
+            drained: self.clock.is_finished(),
             state: staged.state,
             files: staged.files,
             outbox: staged.outbox,

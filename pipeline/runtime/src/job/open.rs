@@ -87,6 +87,7 @@ impl<'a> Run<'a> {
             dirty: false,
             paused: config.paused,
             drained: false,
+            compaction: None,
             committed_at: now,
             told_at: now,
             grown_at: now,

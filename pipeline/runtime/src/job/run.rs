@@ -18,6 +18,7 @@ use tidemill_sql::{
 
 use super::{
     Bound, Control, JobConfig, JobEnvironment,
+    compact::Compaction,
     control::Change,
     count::{self, RecordCount},
     sink::SinkWriter,
@@ -98,6 +99,8 @@ pub(super) struct Run<'a> {
     pub(super) paused: bool,
     /// All of a bounded source is read, emitted and committed.
     pub(super) drained: bool,
+    /// Small files being put together beside this work.
+    pub(super) compaction: Option<Compaction>,
     pub(super) committed_at: Instant,
     pub(super) told_at: Instant,
     pub(super) grown_at: Instant,
@@ -125,6 +128,7 @@ impl Run<'_> {
                     self.commit(Flush::Due)?;
                 }
             }
+            self.tend_files();
             if self.told_at.elapsed() >= STATUS_INTERVAL {
                 self.tell();
             }
@@ -181,9 +185,10 @@ impl Run<'_> {
     /// The bounded source is at its end: everything closed, flushed and committed.
     fn settle(&mut self) -> Result<()> {
         if !self.drained {
-            self.drained = true;
             self.dirty |= self.tables.holds_rows();
             self.commit_if_dirty(Flush::All)?;
+            // Only now: whoever waits for "drained" finds everything published.
+            self.drained = true;
             self.tell();
         }
         Ok(())

@@ -25,6 +25,8 @@ struct Buffer {
     rows: usize,
     since: Option<Instant>,
     files: Vec<String>,
+    /// Files that came since the last look at whether there are too many small ones.
+    unjudged: usize,
 }
 
 impl Buffer {
@@ -149,6 +151,7 @@ impl Tables {
     /// Files that are in the view's table already.
     pub(crate) fn set_files(&mut self, view: &str, files: Vec<String>) {
         if let Some(buffer) = self.views.get_mut(view) {
+            buffer.unjudged = files.len();
             buffer.files = files;
         }
     }
@@ -158,7 +161,28 @@ impl Tables {
         for file in files {
             if let Some(buffer) = self.views.get_mut(&file.view) {
                 buffer.files.push(file.path.clone());
+                buffer.unjudged += 1;
             }
+        }
+    }
+}
+
+impl Tables {
+    /// A view to which so many files came that small ones may be worth putting together; it is
+    /// not named again until as many came anew.
+    pub(crate) fn take_fragmented(&mut self, files: usize) -> Option<String> {
+        let found = self.views.iter_mut().find(|(_, buffer)| buffer.unjudged >= files);
+        found.map(|(view, buffer)| {
+            buffer.unjudged = 0;
+            view.clone()
+        })
+    }
+
+    /// Some files of a view were put together into one.
+    pub(crate) fn compacted(&mut self, view: &str, removed: &[String], added: String) {
+        if let Some(buffer) = self.views.get_mut(view) {
+            buffer.files.retain(|file| !removed.contains(file));
+            buffer.files.push(added);
         }
     }
 }
