@@ -519,6 +519,45 @@ async fn of_two_processes_on_one_bucket_the_older_stops() {
     older.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_dropped_from_a_shared_job_leaves_the_others_as_they_were() {
+    let folder = TempDir::new().unwrap();
+    let events = an_hour_apart(600);
+    let others = "
+        CREATE MATERIALIZED VIEW maxima AS SELECT window_start, shop, max(amount) AS m
+        FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' MINUTE))
+        GROUP BY window_start, shop;
+        CREATE MATERIALIZED VIEW hours AS SELECT window_start, count(*) AS n
+        FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' HOUR))
+        GROUP BY window_start;";
+    {
+        let pipeline = open(folder.path()).await;
+        produce(&pipeline, &events).await;
+        pipeline.execute(&(source("") + PER_MINUTE + others)).await.unwrap();
+        pipeline.start().await.unwrap();
+        until(&pipeline, "rows read", |job| job.rows_in == 1200 && job.epoch > 0).await;
+        pipeline.execute("DROP VIEW maxima; DROP VIEW hours").await.unwrap();
+        assert!(pipeline.execute("SELECT * FROM maxima").await.is_err());
+        pipeline.stop().await.unwrap();
+    }
+    let pipeline = open(folder.path()).await;
+    pipeline.start().await.unwrap();
+    until(&pipeline, "running again", |job| job.state == "running").await;
+    assert_eq!(number(&pipeline, "SELECT sum(n) FROM per_minute").await, 1200);
+    // The name is free, and what was is gone.
+    pipeline
+        .execute(&others[..others.find("CREATE MATERIALIZED VIEW hours").unwrap()])
+        .await
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while number(&pipeline, "SELECT count(*) FROM maxima").await < 60 {
+        assert!(Instant::now() < deadline, "{:?}", pipeline.status());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(number(&pipeline, "SELECT count(*) FROM maxima").await, 60);
+    pipeline.stop().await.unwrap();
+}
+
 /// The whole program, killed at growing distances from its start, against one that was not.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a kill comes at a time, not at an event")]

@@ -4,7 +4,7 @@
 //! for each group in header order two Arrow IPC streams (keys; chunks), each behind its length
 //! (u64 LE). A blob is restored only into an engine built from the same queries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -107,19 +107,35 @@ impl Engine {
         for saved in &header.groups {
             let keys = part(&mut rest)?;
             let chunks = part(&mut rest)?;
-            let group = self
-                .readers
-                .get_mut(&saved.input)
-                .and_then(|readers| {
-                    readers.groups.iter_mut().find(|group| group.sharing == saved.sharing)
-                })
-                .ok_or_else(|| corrupt(format!("no query groups '{}'", saved.sharing)))?;
-            restore_group(group, saved, keys, chunks)?;
+            let group = self.readers.get_mut(&saved.input).and_then(|readers| {
+                readers.groups.iter_mut().find(|group| group.sharing == saved.sharing)
+            });
+            // All queries of a group may have been dropped since: their state goes with them.
+            if let Some(group) = group {
+                restore_group(group, saved, keys, chunks)?;
+            }
         }
+        self.check_all_restored(&header)?;
         for query in self.readers.values_mut().flat_map(|readers| &mut readers.stateless) {
             query.counters = header.stateless.get(&query.query).copied().unwrap_or_default();
         }
         Ok(())
+    }
+}
+
+impl Engine {
+    /// A query that the snapshot does not know has lost its state.
+    fn check_all_restored(&self, header: &Header) -> Result<()> {
+        let saved: BTreeSet<&String> = header
+            .groups
+            .iter()
+            .flat_map(|group| group.queries.keys())
+            .chain(header.stateless.keys())
+            .collect();
+        match self.counters().keys().find(|query| !saved.contains(query)) {
+            Some(query) => Err(corrupt(format!("it has no state of '{query}'"))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -192,9 +208,17 @@ fn read_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>> {
 }
 
 fn restore_group(group: &mut Group, saved: &GroupHeader, keys: &[u8], chunks: &[u8]) -> Result<()> {
-    let same = group.store.aggregates.iter().map(|item| &item.text);
-    if !same.eq(saved.aggregates.iter().map(|(text, _)| text)) {
-        return Err(corrupt("the aggregates differ"));
+    // Aggregates of dropped queries are left out; all others must be there.
+    let mut columns = Vec::with_capacity(group.store.aggregates.len());
+    for aggregate in &group.store.aggregates {
+        let mut first = 1;
+        let mut known = saved.aggregates.iter().map(|(text, width)| {
+            first += width;
+            (text, first - width..first)
+        });
+        let found = known.find(|(text, _)| **text == aggregate.text);
+        let (_, range) = found.ok_or_else(|| corrupt("the aggregates differ"))?;
+        columns.push(range);
     }
     group.closed = saved.closed;
     for client in &mut group.clients {
@@ -210,10 +234,10 @@ fn restore_group(group: &mut Group, saved: &GroupHeader, keys: &[u8], chunks: &[
     }
     for (batch, (start, end)) in batches.iter().zip(&saved.chunks) {
         let ids = batch.column(0).as_primitive::<UInt32Type>().clone();
-        let mut rest = batch.columns()[1..].iter();
-        let mut states = Vec::new();
-        for (_, width) in &saved.aggregates {
-            states.push(rest.by_ref().take(*width).map(Arc::clone).collect());
+        let mut states = Vec::with_capacity(columns.len());
+        for range in &columns {
+            let state = batch.columns().get(range.clone());
+            states.push(state.ok_or_else(|| corrupt("columns are missing"))?.to_vec());
         }
         let slice = group.store.slices.entry(*start).or_insert_with(|| Slice::new(*end));
         slice.chunks.push(Chunk { ids, states });
