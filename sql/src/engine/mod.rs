@@ -138,7 +138,7 @@ impl Engine {
     ///
     /// # Errors
     /// If an expression fails on the data.
-    pub fn push(&mut self, batch: &EventBatch, _watermark: Watermark) -> Result<Pushed> {
+    pub fn push(&mut self, batch: &EventBatch) -> Result<Pushed> {
         let mut pushed = Pushed::default();
         let time = batch.event_time.as_ref().map(|time| Arc::new(time.clone()) as ArrayRef);
         let source = self.source.clone();

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::{DataFusionError, TableReference, plan_err};
+use datafusion::logical_expr::planner::ContextProvider;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::parser::Parser;
@@ -35,9 +37,7 @@ pub(crate) fn plan_computed(spec: &SourceSpec) -> Result<Computed> {
         let planned = plan_one(&spec.name, &stream, &text).map_err(|error| {
             let text = error.find_root().strip_backtrace();
             let own = match error.find_root() {
-                datafusion::common::DataFusionError::External(inner) => {
-                    inner.downcast_ref::<Error>().cloned()
-                }
+                DataFusionError::External(inner) => inner.downcast_ref::<Error>().cloned(),
                 _ => None,
             };
             own.unwrap_or_else(|| {
@@ -52,29 +52,22 @@ pub(crate) fn plan_computed(spec: &SourceSpec) -> Result<Computed> {
 }
 
 fn plan_one(
-    source: &str,
+    name: &str,
     stream: &Stream,
     text: &str,
 ) -> datafusion::common::Result<(Arc<dyn PhysicalExpr>, DataType)> {
-    let streams = BTreeMap::from([(source.to_owned(), stream.clone())]);
+    let streams = BTreeMap::from([(name.to_owned(), stream.clone())]);
     let provider = Context::new(streams);
     let expr = Parser::new(&TidemillDialect).try_with_sql(text)?.parse_expr()?;
     let planner = SqlToRel::new_with_options(&provider, (&context::options().sql_parser).into());
-    let scan = datafusion::logical_expr::LogicalPlanBuilder::scan(
-        datafusion::common::TableReference::bare(source),
-        datafusion::logical_expr::planner::ContextProvider::get_table_source(
-            &provider,
-            datafusion::common::TableReference::bare(source),
-        )?,
-        None,
-    )?
-    .build()?;
+    let source = provider.get_table_source(TableReference::bare(name))?;
+    let scan = LogicalPlanBuilder::scan(TableReference::bare(name), source, None)?.build()?;
     let expr = planner.sql_to_expr(expr, scan.schema(), &mut PlannerContext::new())?;
-    let plan = datafusion::logical_expr::LogicalPlanBuilder::from(scan).project([expr])?.build()?;
+    let plan = LogicalPlanBuilder::from(scan).project([expr])?.build()?;
     volatile::refuse(&plan)?;
     let plan = prepare(plan)?;
     let LogicalPlan::Projection(projection) = &plan else {
-        return datafusion::common::plan_err!("'{text}' is not an expression");
+        return plan_err!("'{text}' is not an expression");
     };
     let schema = projection.input.schema();
     let physical = super::lower::physical(&projection.expr[0], schema)?;

@@ -60,7 +60,7 @@ fn rows_of(select: &str) -> Vec<String> {
         catalog.apply(&parsed).unwrap_or_else(|error| panic!("{error}"));
     }
     let mut engine = Engine::build(&catalog, "bid", &["v".to_owned()]).expect("builds");
-    engine.push(&bids(&catalog), Watermark::MIN).expect("push");
+    engine.push(&bids(&catalog)).expect("push");
     let mut lines = Vec::new();
     for emission in engine.advance(Watermark::MAX).expect("advance") {
         let batch = emission.rows;

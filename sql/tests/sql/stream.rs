@@ -81,7 +81,7 @@ pub(crate) fn run(catalog: &Catalog, rows: &RecordBatch, delivery: &Delivery) ->
         let picked: Vec<u32> = lanes[lane].drain(..count).collect();
         let batch = event_batch(rows, &picked, lane);
         let newest = batch.event_time.as_ref().map_or(0, |t| t.iter().flatten().max().unwrap_or(0));
-        let pushed = engine.push(&batch, Watermark::MIN).expect("push");
+        let pushed = engine.push(&batch).expect("push");
         assert!(pushed.late.is_empty(), "no row is late: {:?}", pushed.late);
         collect(&mut output, pushed.emissions);
         marks[lane] = marks[lane].max(Watermark(newest - DELAY));

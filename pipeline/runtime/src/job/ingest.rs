@@ -57,7 +57,7 @@ impl Run<'_> {
 
         let watermark = self.clock.current();
         if batch.rows.num_rows() > 0 {
-            let pushed = self.engine.push(&batch, watermark)?;
+            let pushed = self.engine.push(&batch)?;
             self.emit(pushed.emissions)?;
             self.keep_late(raw, &pushed.late, watermark)?;
         }
