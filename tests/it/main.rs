@@ -14,5 +14,6 @@ mod job;
 mod lake;
 mod ledger;
 mod pass;
+mod reliability;
 mod tidy;
 mod watermark;

@@ -1,0 +1,9 @@
+//! The reliability figures: what happens under kills, faulty stores, zombies, lost offsets, poison
+//! and too little memory. Each figure has a short form that always runs and a long form, chosen
+//! with `TIDEMILL_LONG=1`, whose figures stand in `RELIABILITY.md`.
+
+/// The long form was asked for.
+#[allow(dead_code, reason = "each figure asks")]
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("TIDEMILL_LONG").is_some_and(|value| value == "1")
+}
