@@ -6,6 +6,7 @@
 //! could not move.
 
 pub mod broker;
+pub mod failpoint;
 pub mod format;
 pub mod log;
 pub mod sinks;

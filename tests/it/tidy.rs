@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use tidemill_connectors::failpoint;
 use tidemill_contract::metric;
 
 /// Crate folder → crates of ours it may depend on.
@@ -268,6 +269,35 @@ fn an_error_code_means_one_thing() {
         .map(|(code, homes)| format!("{code} is given by {homes:?}; take a free code"))
         .collect();
     none("codes with several meanings", &faults);
+}
+
+/// A fail point that is reached at two places, or at none, would leave a step without a test.
+#[test]
+fn each_fail_point_has_one_place() {
+    let phases = ["feed", "ingest", "upload", "commit", "publish", "recover", "clean"];
+    let mut places = BTreeMap::<String, Vec<String>>::new();
+    for path in source_files().iter().filter(|path| !path.ends_with("/failpoint.rs")) {
+        for phase in phases {
+            let source = text(path);
+            for (at, _) in own_text(&source).match_indices(&format!("\"{phase}.")) {
+                let name = source[at + 1..].split('"').next().unwrap_or_default().to_string();
+                places.entry(name).or_default().push(path.clone());
+            }
+        }
+    }
+    let mut faults = Vec::new();
+    for name in failpoint::ALL {
+        match places.remove(*name).as_deref() {
+            Some([_]) => {}
+            Some(several) => faults.push(format!("{name} is at several places: {several:?}")),
+            None => faults.push(format!("{name} is nowhere")),
+        }
+    }
+    for (name, paths) in places {
+        faults.push(format!("{name} in {paths:?} is not in failpoint::ALL"));
+    }
+    assert!(failpoint::ALL.len() >= 25);
+    none("fail points", &faults);
 }
 
 #[test]

@@ -23,6 +23,8 @@ use object_store::{
 };
 use tidemill_contract::Error;
 
+use crate::failpoint;
+
 const NAME: &str = "DurableLocalStore";
 
 /// An object store over one folder.
@@ -129,7 +131,9 @@ fn place(
 ) -> object_store::Result<()> {
     let folder = target.parent().unwrap_or(FsPath::new("."));
     make_folders(folder).map_err(generic)?;
-    let moved = write_staged(staging, payload).and_then(|()| {
+    let pass = |name| failpoint::reached(name).map_err(io::Error::other);
+    let written = write_staged(staging, payload).and_then(|()| pass("upload.before_link"));
+    let moved = written.and_then(|()| {
         if create { fs::hard_link(staging, target) } else { fs::rename(staging, target) }
     });
     if create || moved.is_err() {
@@ -137,7 +141,7 @@ fn place(
         drop(fs::remove_file(staging));
     }
     match moved {
-        Ok(()) => sync_folder(folder).map_err(generic),
+        Ok(()) => pass("upload.after_link").and_then(|()| sync_folder(folder)).map_err(generic),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(object_store::Error::AlreadyExists {
                 path: target.display().to_string(),

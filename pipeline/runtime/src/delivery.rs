@@ -28,6 +28,7 @@ mod topic;
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use tidemill_connectors::failpoint;
 use tidemill_connectors::log::kafka::{KafkaLog, KafkaWriter};
 use tidemill_connectors::sinks::delta;
 use tidemill_connectors::store::Store;
@@ -119,6 +120,7 @@ impl Delivery {
     }
 
     async fn publish_tables(&self, commit: &Commit) -> Result<()> {
+        failpoint::reached("publish.before_tables")?;
         let version = i64::try_from(commit.epoch)
             .map_err(|_| Error::internal(format!("epoch {} is out of range", commit.epoch)))?;
         let mut tables: BTreeMap<&str, Vec<StagedFile>> = BTreeMap::new();
@@ -127,12 +129,14 @@ impl Delivery {
         }
         stream::iter(tables)
             .map(|(view, files)| async move {
+                failpoint::reached("publish.before_table")?;
                 // Boxed: the Delta client's futures are large.
                 let added = delta::add_files(&self.store, view, &files, &commit.job, version);
-                Box::pin(added).await
+                Box::pin(added).await?;
+                failpoint::reached("publish.after_table")
             })
             .buffer_unordered(PARALLEL)
-            .try_for_each(async |_added| Ok(()))
+            .try_for_each(async |()| Ok(()))
             .await
     }
 

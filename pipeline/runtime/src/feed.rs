@@ -15,7 +15,7 @@ mod seen;
 
 use std::{collections::BTreeMap, collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
-use tidemill_connectors::{log::kafka::KafkaLog, store::Store};
+use tidemill_connectors::{failpoint, log::kafka::KafkaLog, store::Store};
 use tidemill_contract::{Error, ErrorKind, Result, Source, SourceSpec};
 use tokio::sync::watch;
 
@@ -140,6 +140,7 @@ impl Feed {
             return Err(Error::internal(format!("source '{}' has nothing to feed", self.source)));
         };
         let mut appender = Appender::new(self, partitions, &book)?;
+        failpoint::reached("feed.opened")?;
         self.tell("running", None);
         loop {
             let unit = tokio::select! {

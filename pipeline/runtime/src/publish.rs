@@ -16,6 +16,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
+use tidemill_connectors::failpoint;
 use tidemill_connectors::sinks::delta;
 use tidemill_connectors::store::{self, PutOutcome, Store};
 use tidemill_contract::{Error, OutboxFile, Result, StagedFile};
@@ -88,7 +89,9 @@ impl Staged {
             .await
             .map_err(|error| Error::internal(format!("writing parquet panicked: {error}")))??;
         let name = format!("part-{:020}-{}.parquet", self.epoch, uuid::Uuid::new_v4());
+        failpoint::reached("upload.before_rows")?;
         let object = self.upload(Path::from("tables").join(view).join(name), bytes, rows).await?;
+        failpoint::reached("upload.after_rows")?;
         Ok(Some(StagedFile {
             view: view.to_owned(),
             path: object.path,
@@ -106,7 +109,10 @@ impl Staged {
         if bytes.is_empty() {
             return Ok(None);
         }
-        self.upload(self.object_path("state"), Bytes::from(bytes), 1).await.map(Some)
+        failpoint::reached("upload.before_state")?;
+        let object = self.upload(self.object_path("state"), Bytes::from(bytes), 1).await?;
+        failpoint::reached("upload.after_state")?;
+        Ok(Some(object))
     }
 
     /// Uploads the records to publish; `None` if there are none.
@@ -118,7 +124,11 @@ impl Staged {
             return Ok(None);
         }
         let bytes = outbox.encode()?;
-        self.upload(self.object_path("outbox"), bytes, outbox.len() as u64).await.map(Some)
+        failpoint::reached("upload.before_outbox")?;
+        let records = outbox.len() as u64;
+        let object = self.upload(self.object_path("outbox"), bytes, records).await?;
+        failpoint::reached("upload.after_outbox")?;
+        Ok(Some(object))
     }
 
     fn object_path(&self, folder: &str) -> Path {

@@ -5,6 +5,7 @@
 //! never repairs: what is damaged is named, and nothing is written.
 
 use bytes::Bytes;
+use tidemill_connectors::failpoint;
 use tidemill_connectors::sinks::delta;
 use tidemill_connectors::store::Store;
 use tidemill_contract::{Commit, Error, Result};
@@ -38,6 +39,7 @@ pub async fn recover(
     delivery: &mut Delivery,
 ) -> Result<Recovered> {
     let (mut ledger, commit) = Ledger::open(Store::clone(store), job, writer).await?;
+    failpoint::reached("recover.opened")?;
     let newest = commit.as_ref().map_or(0, |commit| commit.epoch);
     check_tables(store, job, views, newest).await?;
     let Some(commit) = commit else {
@@ -48,7 +50,9 @@ pub async fn recover(
         Some(object) => Some(read_staged(store, object).await?),
         None => None,
     };
+    failpoint::reached("recover.state_read")?;
     delivery.roll_forward(&commit).await?;
+    failpoint::reached("recover.rolled_forward")?;
     ledger.mark_published(commit.epoch);
     Ok(Recovered { ledger, commit: Some(commit), state })
 }

@@ -17,6 +17,7 @@ use super::partition::Partition;
 use super::producers::{Producers, Verdict};
 use super::recovery::{self, Recovered};
 use super::segment::{self, Segment, Stored};
+use crate::failpoint;
 
 /// Buffered bytes after which a write starts without waiting for the flush.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
@@ -127,7 +128,7 @@ impl Appender {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let flushed = self.write_buffer().and_then(|()| self.file.sync_data());
+        let flushed = self.write_and_sync();
         flushed.inspect_err(|_| self.failed = true)?;
         let mut state = partition.state_mut();
         let open = state.segments.last_mut().expect("a partition has an open segment");
@@ -139,6 +140,15 @@ impl Appender {
         drop(state);
         partition.announce(high_watermark);
         Ok(())
+    }
+
+    fn write_and_sync(&mut self) -> io::Result<()> {
+        let pass = |name| failpoint::reached(name).map_err(io::Error::other);
+        pass("feed.broker_before_write")?;
+        self.write_buffer()?;
+        pass("feed.broker_before_sync")?;
+        self.file.sync_data()?;
+        pass("feed.broker_after_sync")
     }
 
     /// Closes the open segment and starts the next one.

@@ -14,7 +14,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidemill_contract::{Error, Result, StagedFile};
 
 use super::{add_action, failure, load, location, write_parquet};
-use crate::store::{self, Store};
+use crate::{
+    failpoint,
+    store::{self, Store},
+};
 
 /// What counts as small, and how much is put together at once.
 #[derive(Debug, Clone, Copy)]
@@ -101,11 +104,13 @@ pub async fn compact(
     store::put(store, &added, content).await?;
     actions.push(Action::Add(add_action(store, view, &file, false).await?));
     let operation = DeltaOperation::Optimize { predicate: None, target_size: settings.bytes_max };
+    failpoint::reached("clean.before_compaction")?;
     CommitBuilder::default()
         .with_actions(actions)
         .build(Some(snapshot), table.log_store(), operation)
         .await
         .map_err(|error| failure("compact", view, &error))?;
+    failpoint::reached("clean.after_compaction")?;
     Ok(Some(Compacted { removed, added: added.to_string() }))
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tidemill_contract::{Error, Options, Result, SinkSpec};
 
 use super::{Delivery, SinkKind};
-use crate::format::json;
+use crate::{failpoint, format::json};
 
 pub(super) const KIND: SinkKind = SinkKind {
     names: &["filesystem", "file"],
@@ -160,8 +160,10 @@ fn append(path: &Path, from_len: u64, bytes: &[u8]) -> Result<u64> {
         .help("restore the file, or drop the sink and create it anew with another path"));
     }
     file.set_len(from_len).map_err(fail)?;
+    failpoint::reached("publish.file_cut")?;
     file.seek(SeekFrom::Start(from_len)).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
+    failpoint::reached("publish.file_written")?;
     file.sync_all().map_err(fail)?;
     if is_new {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail)?;

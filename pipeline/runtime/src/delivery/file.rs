@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use tidemill_connectors::sinks::filesystem::FileSink;
+use tidemill_connectors::{failpoint, sinks::filesystem::FileSink};
 use tidemill_contract::{Commit, Error, Options, Result, SinkSpec};
 
 use crate::outbox::{Outbox, OutboxTarget};
@@ -39,9 +39,10 @@ pub(super) async fn append(outbox: &Outbox, commit: &Commit) -> Result<()> {
         }
     }
     for ((sink, path), bytes) in files {
+        failpoint::reached("publish.before_file")?;
         append_one(sink, path, bytes.freeze(), commit).await?;
     }
-    Ok(())
+    failpoint::reached("publish.after_files")
 }
 
 async fn append_one(sink: &str, path: &str, bytes: Bytes, commit: &Commit) -> Result<()> {

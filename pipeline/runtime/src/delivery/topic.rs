@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use tidemill_connectors::log::kafka::KafkaLog;
+use tidemill_connectors::{failpoint, log::kafka::KafkaLog};
 use tidemill_contract::{ErrorKind, LogWriter, Result};
 
 use super::TopicFloor;
@@ -58,6 +58,7 @@ pub(super) async fn append(
     outbox: &Outbox,
     present: &Present,
 ) -> Result<()> {
+    failpoint::reached("publish.before_topics")?;
     for (target, record) in outbox.iter() {
         let OutboxTarget::Topic { name } = target else {
             continue;
@@ -67,5 +68,7 @@ pub(super) async fn append(
             writer.append(name, record.to_produce()).await?;
         }
     }
-    writer.flush().await
+    failpoint::reached("publish.appended")?;
+    writer.flush().await?;
+    failpoint::reached("publish.after_topics")
 }

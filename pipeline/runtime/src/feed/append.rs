@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde_json::json;
-use tidemill_connectors::log::kafka::KafkaWriter;
+use tidemill_connectors::{failpoint, log::kafka::KafkaWriter};
 use tidemill_contract::{
     Clock, Error, LogWriter, PartitionId, ProduceRecord, Result, RowFault, SourceRow, SystemClock,
 };
@@ -56,6 +56,7 @@ impl<'a> Appender<'a> {
 
     /// Appends rows that are not there yet.
     pub(super) async fn append(&mut self, rows: Vec<SourceRow>) -> Result<()> {
+        failpoint::reached("feed.before_append")?;
         for row in rows {
             match row.payload {
                 Ok(payload) => {
@@ -81,7 +82,9 @@ impl<'a> Appender<'a> {
 
     /// Waits until everything appended is durable.
     pub(super) async fn flush(&mut self) -> Result<()> {
+        failpoint::reached("feed.before_flush")?;
         self.writer.flush().await?;
+        failpoint::reached("feed.after_flush")?;
         self.unflushed = 0;
         self.tell();
         Ok(())

@@ -9,7 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
-use tidemill_connectors::store::{self, PutOutcome, Store};
+use tidemill_connectors::{
+    failpoint,
+    store::{self, PutOutcome, Store},
+};
 use tidemill_contract::{Error, ErrorKind, Result};
 
 /// Version of the record's form.
@@ -112,7 +115,10 @@ impl Book {
         let bytes = serde_json::to_vec(&entry)
             .map_err(|e| Error::internal(format!("a feed record cannot be written: {e}")))?;
         let path = self.path();
-        match store::put_new(&self.store, &path, Bytes::from(bytes)).await? {
+        failpoint::reached("feed.before_book")?;
+        let outcome = store::put_new(&self.store, &path, Bytes::from(bytes)).await?;
+        failpoint::reached("feed.after_book")?;
+        match outcome {
             PutOutcome::Created => {
                 self.take(entry);
                 Ok(())

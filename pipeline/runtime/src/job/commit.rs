@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use tidemill_connectors::store::Store;
+use tidemill_connectors::{failpoint, store::Store};
 use tidemill_contract::{
     Clock, Commit, Error, ErrorKind, LogReader, PartitionId, Result, SystemClock, metric,
 };
@@ -39,9 +39,12 @@ impl Run<'_> {
         let staging = Staged::new(store, &self.config.name, self.ledger.next_epoch());
         let staged = executor.block_on(Box::pin(staging.stage(rows, state, &outbox)))?;
         executor.block_on(Box::pin(self.ensure_topics(&outbox)))?;
+        failpoint::reached("commit.before_floor")?;
         let floor = executor.block_on(Box::pin(self.delivery.topic_floor(&outbox)))?;
         let commit = self.record(staged, floor);
+        failpoint::reached("commit.before_create")?;
         executor.block_on(Box::pin(self.create(&commit)))?;
+        failpoint::reached("commit.after_create")?;
         let seconds = started.elapsed().as_secs_f64();
         metrics::histogram!(metric::COMMIT_SECONDS, "job" => self.config.name.clone())
             .record(seconds);

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use serde_json::json;
-use tidemill_connectors::format::json::Decoded;
+use tidemill_connectors::{failpoint, format::json::Decoded};
 use tidemill_contract::{
     Clock, LogReader, PartitionId, RawBatch, Result, RowFault, SystemClock, Watermark,
 };
@@ -30,7 +30,9 @@ impl Run<'_> {
             let raw = self.within_bound(raw);
             let has_records = !raw.records.is_empty();
             if has_records {
+                failpoint::reached("ingest.polled")?;
                 self.ingest(&raw)?;
+                failpoint::reached("ingest.pushed")?;
             }
             self.note_position(&raw);
             if has_records {

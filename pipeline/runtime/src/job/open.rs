@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use tidemill_connectors::{format::json::JsonDecoder, sinks::delta, store::Store};
+use tidemill_connectors::{failpoint, format::json::JsonDecoder, sinks::delta, store::Store};
 use tidemill_contract::{Commit, Error, LogReader, PartitionId, Result, Watermark};
 use tidemill_sql::{
     alert::AlertProgram,
@@ -51,6 +51,7 @@ impl<'a> Run<'a> {
         )))?;
         let state = state.as_deref().map(JobState::decode).transpose()?.unwrap_or_default();
         let progress = executor.block_on(Box::pin(starting_progress(config, commit.as_ref())))?;
+        failpoint::reached("recover.positioned")?;
         let start = progress.iter().map(|(id, progress)| (*id, progress.next_offset)).collect();
         let group = format!("tidemill-{}", config.name);
         let reader = config.log.reader(config.source.topic(), &group, &start)?;
@@ -93,6 +94,7 @@ impl<'a> Run<'a> {
             grown_at: now,
         };
         run.restore(commit.as_ref(), state)?;
+        failpoint::reached("recover.restored")?;
         Ok(run)
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidemill_connectors::{format::json::JsonDecoder, log::kafka::KafkaReader};
+use tidemill_connectors::{failpoint, format::json::JsonDecoder, log::kafka::KafkaReader};
 use tidemill_contract::{
     Clock, LogReader, Micros, PartitionId, PartitionProgress, Result, SystemClock, Watermark,
 };
@@ -157,6 +157,7 @@ impl Run<'_> {
         }
         let emissions = self.engine.advance(watermark)?;
         self.emit(emissions)?;
+        failpoint::reached("ingest.advanced")?;
         self.advance_alerts(watermark)
     }
 

@@ -12,7 +12,10 @@ use std::collections::BTreeSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use tidemill_connectors::store::{self, Store};
+use tidemill_connectors::{
+    failpoint,
+    store::{self, Store},
+};
 use tidemill_contract::{Error, Result};
 
 use super::{KEEP_COMMITS, MILESTONE_STRIDE};
@@ -47,8 +50,11 @@ impl Pruner {
         }
         self.last_run = Some(published);
         let first_kept = (published + 1).saturating_sub(KEEP_COMMITS).max(1);
+        failpoint::reached("clean.before_commits")?;
         let commits = prune_commits(store, job, first_kept).await?;
+        failpoint::reached("clean.after_commits")?;
         let objects = prune_objects(store, job, first_kept, published).await?;
+        failpoint::reached("clean.after_objects")?;
         Ok(Pruned { commits, objects })
     }
 }
@@ -84,6 +90,7 @@ async fn prune_objects(store: &Store, job: &str, first_kept: u64, published: u64
     }
     let named = named_objects(store, job, first_kept, published).await?;
     candidates.retain(|path| !named.contains(path.as_ref()));
+    failpoint::reached("clean.before_objects")?;
     delete_all(store, candidates).await
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use tidemill_connectors::{
     broker::{Broker, BrokerConfig},
+    failpoint,
     log::kafka::{KafkaLog, KafkaSettings},
     store,
 };
@@ -28,6 +29,7 @@ impl Pipeline {
     /// `TM605` if another process has the data folder, `TM606` if the folder cannot be used; what
     /// the bucket, the broker or the catalog object to.
     pub async fn open(settings: Settings) -> Result<Arc<Self>> {
+        failpoint::check()?;
         let data_dir = create_data_dir(&settings.data_dir)?;
         let lock = lock(&data_dir)?;
         let bucket = match &settings.bucket {
