@@ -6,6 +6,7 @@
 )]
 
 mod backends;
+mod bucket;
 mod cli;
 mod demo;
 mod docs;

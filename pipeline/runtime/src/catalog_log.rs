@@ -90,8 +90,7 @@ impl CatalogLog {
     /// # Errors
     /// As [`Self::open`].
     pub async fn refresh(&mut self) -> Result<Vec<Entry>> {
-        let listed = store::list(&self.store, &Path::from(FOLDER)).await?;
-        let hint = listed.iter().filter_map(seq_of).max().unwrap_or(0);
+        let hint = newest_listed(&self.store).await?;
         let store = &self.store;
         let mut entries: Vec<Entry> = stream::iter(self.last + 1..=hint)
             .map(|seq| async move {
@@ -127,7 +126,13 @@ impl CatalogLog {
     }
 }
 
-async fn read(store: &Store, seq: u64) -> Result<Option<Entry>> {
+/// The highest number a listing shows; there may be higher ones.
+pub(crate) async fn newest_listed(store: &Store) -> Result<u64> {
+    let listed = store::list(store, &Path::from(FOLDER)).await?;
+    Ok(listed.iter().filter_map(seq_of).max().unwrap_or(0))
+}
+
+pub(crate) async fn read(store: &Store, seq: u64) -> Result<Option<Entry>> {
     let bytes: Option<Bytes> = store::get(store, &slot(seq)).await?;
     let Some(bytes) = bytes else {
         return Ok(None);
@@ -139,7 +144,7 @@ async fn read(store: &Store, seq: u64) -> Result<Option<Entry>> {
     Ok(Some(entry))
 }
 
-fn slot(seq: u64) -> Path {
+pub(crate) fn slot(seq: u64) -> Path {
     Path::from_iter([FOLDER.to_owned(), format!("{seq:020}.json")])
 }
 
@@ -147,7 +152,7 @@ fn seq_of(path: &Path) -> Option<u64> {
     path.filename()?.strip_suffix(".json")?.parse().ok()
 }
 
-fn malformed(seq: u64, reason: &str) -> Error {
+pub(crate) fn malformed(seq: u64, reason: &str) -> Error {
     Error::corrupt("TM707", format!("catalog entry '{}' is malformed", slot(seq)))
         .because(reason)
         .help("restore the object from a backup; nothing was changed")

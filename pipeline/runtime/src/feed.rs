@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::status::Board;
 use append::Appender;
 use book::Book;
+pub(crate) use book::check_entry as check_record;
 use seen::Seen;
 
 /// Option: partitions of a topic this feed creates.

@@ -10,6 +10,7 @@
 //! - a job that lost its place in memory (error, panic) starts again from its last commit;
 //! - a stopped job has committed all it read.
 
+mod clean;
 mod commit;
 mod compact;
 mod control;
@@ -37,7 +38,7 @@ use tidemill_contract::{Error, Result, SourceSpec};
 use tidemill_sql::catalog::{Catalog, RegisteredAlert};
 use tokio::sync::{oneshot, watch};
 
-use crate::{feed::FeedEnd, status::Board};
+use crate::{clean::CleanSettings, feed::FeedEnd, status::Board};
 pub(crate) use control::{Control, ViewSnapshot};
 pub(crate) use tables::FlushSettings;
 
@@ -58,6 +59,7 @@ pub(crate) struct JobEnvironment {
     pub(crate) writer: String,
     pub(crate) commit_interval: Duration,
     pub(crate) flush: FlushSettings,
+    pub(crate) clean: CleanSettings,
     /// The executor commits and look-ups run on.
     pub(crate) executor: tokio::runtime::Handle,
 }

@@ -32,7 +32,10 @@ use tidemill_connectors::store::{self, PutOutcome, Store};
 use tidemill_contract::{Commit, Error, ErrorKind, Result, Watermark};
 
 pub use prune::Pruned;
+pub(crate) use prune::{first_kept, kept_commits, listed_epochs};
 
+/// Folder of all commit records.
+const FOLDER: &str = "commits";
 /// Format of the commit records this version writes and reads.
 pub const COMMIT_FORMAT: u32 = 1;
 /// Newest commits that are kept with everything they name.
@@ -54,6 +57,8 @@ pub struct Ledger {
     /// Newest epoch known to be published; `newest` or `newest - 1`.
     published: u64,
     fenced: bool,
+    /// This writer has made a commit itself.
+    has_committed: bool,
     pruner: prune::Pruner,
 }
 
@@ -65,10 +70,7 @@ impl Ledger {
     /// `TM701` (kind `Corrupt`) naming the object if the newest record is malformed, `TM530` if
     /// the store does not answer.
     pub async fn open(store: Store, job: &str, writer: String) -> Result<(Self, Option<Commit>)> {
-        let folder = folder(job);
-        let slots = prune::listed_epochs(&store, &folder).await?;
-        let hint = slots.last().copied().unwrap_or(0);
-        let latest = find_latest(&store, &folder, job, hint).await?;
+        let latest = newest_commit(&store, job).await?;
         let newest = latest.as_ref().map_or(0, |commit| commit.epoch);
         let ledger = Self {
             store,
@@ -78,6 +80,7 @@ impl Ledger {
             newest,
             published: newest.saturating_sub(1),
             fenced: false,
+            has_committed: false,
             pruner: prune::Pruner::default(),
         };
         Ok((ledger, latest))
@@ -141,6 +144,7 @@ impl Ledger {
             Err(error) => Err(error),
             Ok(()) => {
                 self.newest = commit.epoch;
+                self.has_committed = true;
                 Ok(())
             }
         }
@@ -150,6 +154,11 @@ impl Ledger {
     pub fn mark_published(&mut self, epoch: u64) {
         assert_eq!(epoch, self.newest, "only the newest commit can be unpublished");
         self.published = epoch;
+    }
+
+    /// The newest epoch known to be published, once this writer has committed one itself.
+    pub(crate) fn own_published(&self) -> Option<u64> {
+        (self.has_committed && !self.fenced).then_some(self.published)
     }
 
     /// Looks whether another writer has gone on from here. A cheap check before appending to what
@@ -232,6 +241,16 @@ pub async fn read_commit(store: &Store, job: &str, epoch: u64) -> Result<Option<
     read_slot(store, &folder(job), job, epoch).await
 }
 
+/// The newest commit of a job.
+///
+/// # Errors
+/// As [`Ledger::open`].
+pub(crate) async fn newest_commit(store: &Store, job: &str) -> Result<Option<Commit>> {
+    let folder = folder(job);
+    let slots = listed_epochs(store, &folder).await?;
+    find_latest(store, &folder, job, slots.last().copied().unwrap_or(0)).await
+}
+
 /// Finds the newest commit from a hint that may be too small, or too big by a stale listing.
 async fn find_latest(store: &Store, folder: &Path, job: &str, hint: u64) -> Result<Option<Commit>> {
     // Milestones are never deleted and everything above the newest of them is still there.
@@ -275,35 +294,48 @@ async fn newest_milestone(store: &Store, folder: &Path, hint: u64) -> Result<u64
     Ok(found * MILESTONE_STRIDE)
 }
 
+/// Reads the record of one slot, whatever job it is of: for who looks from outside.
+///
+/// # Errors
+/// As [`read_commit`].
+pub(crate) async fn read_record(store: &Store, path: &Path) -> Result<Option<Commit>> {
+    let Some(bytes) = store::get(store, path).await? else {
+        return Ok(None);
+    };
+    let commit: Commit = seal::unseal(&bytes).map_err(|reason| malformed(path, reason))?;
+    if commit.format != COMMIT_FORMAT {
+        let newer = format!("it has format {}, this version knows {COMMIT_FORMAT}", commit.format);
+        return Err(malformed(path, newer).help("run the version that wrote it, or a newer one"));
+    }
+    Ok(Some(commit))
+}
+
+fn malformed(path: &Path, reason: String) -> Error {
+    Error::corrupt("TM701", format!("commit '{path}' is malformed"))
+        .because(reason)
+        .help("restore the object from a backup; nothing was changed")
+}
+
 async fn read_slot(store: &Store, folder: &Path, job: &str, epoch: u64) -> Result<Option<Commit>> {
     if epoch == 0 {
         return Ok(None);
     }
     let path = slot(folder, epoch);
-    let Some(bytes) = store::get(store, &path).await? else {
+    let Some(commit) = read_record(store, &path).await? else {
         return Ok(None);
     };
-    let malformed = |reason: String| {
-        Error::corrupt("TM701", format!("commit '{path}' is malformed"))
-            .because(reason)
-            .help("restore the object from a backup; nothing was changed")
-    };
-    let commit: Commit = seal::unseal(&bytes).map_err(malformed)?;
-    if commit.format != COMMIT_FORMAT {
-        let newer = format!("it has format {}, this version knows {COMMIT_FORMAT}", commit.format);
-        return Err(malformed(newer).help("run the version that wrote it, or a newer one"));
-    }
     if commit.job != job || commit.epoch != epoch {
-        return Err(malformed(format!("it says job '{}', epoch {}", commit.job, commit.epoch)));
+        let other = format!("it says job '{}', epoch {}", commit.job, commit.epoch);
+        return Err(malformed(&path, other));
     }
     Ok(Some(commit))
 }
 
 fn folder(job: &str) -> Path {
-    Path::from("commits").join(job)
+    Path::from(FOLDER).join(job)
 }
 
-fn slot(folder: &Path, epoch: u64) -> Path {
+pub(crate) fn slot(folder: &Path, epoch: u64) -> Path {
     folder.clone().join(format!("{epoch:020}.json"))
 }
 

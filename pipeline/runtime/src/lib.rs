@@ -6,8 +6,10 @@
 
 mod assignment;
 pub mod catalog_log;
+pub mod clean;
 pub mod delivery;
 mod feed;
+pub mod fsck;
 mod job;
 pub mod ledger;
 pub mod outbox;
@@ -21,6 +23,7 @@ mod status;
 mod supervisor;
 pub mod watermark;
 
+pub use clean::CleanSettings;
 pub use feed::{Feed, FeedEnd, OpenSource};
 pub use pipeline::{Pipeline, StatementResult};
 pub use settings::{Settings, parse_duration};

@@ -23,6 +23,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     job::JobEnvironment,
+    query::VerifiedFiles,
     settings::Settings,
     status::{Board, Status},
     supervisor::Supervisor,
@@ -56,6 +57,8 @@ pub struct Pipeline {
     log: KafkaLog,
     store: Store,
     bucket_url: String,
+    /// Data files that queries have found whole.
+    verified: VerifiedFiles,
     board: Arc<Board>,
     writer: String,
     /// Statements are taken one at a time.
@@ -98,6 +101,7 @@ impl Pipeline {
                 rows: self.settings.flush_rows,
                 age: self.settings.flush_interval,
             },
+            clean: self.settings.clean,
             executor: tokio::runtime::Handle::current(),
         }
     }

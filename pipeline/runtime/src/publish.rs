@@ -88,7 +88,7 @@ impl Staged {
         let bytes = tokio::task::spawn_blocking(move || delta::write_parquet(&batches))
             .await
             .map_err(|error| Error::internal(format!("writing parquet panicked: {error}")))??;
-        let name = format!("part-{:020}-{}.parquet", self.epoch, uuid::Uuid::new_v4());
+        let name = delta::staged_name(&self.job, self.epoch, crc32c::crc32c(&bytes));
         failpoint::reached("upload.before_rows")?;
         let object = self.upload(Path::from("tables").join(view).join(name), bytes, rows).await?;
         failpoint::reached("upload.after_rows")?;

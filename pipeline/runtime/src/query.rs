@@ -7,6 +7,7 @@
 //! Also reads the quarantine of a source (`"orders$dead"`, `"orders$late"`), newest part only.
 
 mod quarantined;
+mod verify;
 mod view;
 
 use std::{sync::Arc, time::Duration};
@@ -32,6 +33,8 @@ use tidemill_sql::{
 
 use crate::{job::JobProbe, pipeline::StatementResult};
 
+pub(crate) use verify::VerifiedFiles;
+
 /// Memory one query may use.
 const MEMORY_BYTES: usize = 512 << 20;
 /// Time one query may take.
@@ -44,6 +47,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) catalog: &'a Catalog,
     pub(crate) store: &'a Store,
     pub(crate) log: &'a KafkaLog,
+    /// Data files that are known to be whole.
+    pub(crate) verified: &'a VerifiedFiles,
     /// Whom to ask for a view's rows.
     pub(crate) probe: &'a (dyn Fn(&str) -> Result<JobProbe> + Send + Sync),
 }
@@ -106,6 +111,7 @@ async fn register(
     }
     if scope.catalog.views().any(|view| view.name == name) {
         let rows = (scope.probe)(name)?.view(name).await?;
+        scope.verified.check(scope.store, &rows.files).await?;
         return view::register(session, table, rows).await;
     }
     if let Some((source, kind)) = name.rsplit_once('$')

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
+use tidemill_connectors::store::{self, Store};
 use tidemill_contract::{Error, Micros, Options, Result};
+
+use crate::clean::CleanSettings;
 
 /// Rows buffered per view before they are written to a Parquet file.
 const FLUSH_ROWS: usize = 50_000;
@@ -37,6 +40,8 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// Rows of one view that get a Parquet file at once.
     pub flush_rows: usize,
+    /// When data files nobody needs are taken away.
+    pub clean: CleanSettings,
 }
 
 impl Default for Settings {
@@ -51,7 +56,29 @@ impl Default for Settings {
             commit_interval: Duration::from_secs(1),
             flush_interval: Duration::from_secs(10),
             flush_rows: FLUSH_ROWS,
+            clean: CleanSettings::default(),
         }
+    }
+}
+
+impl Settings {
+    /// URL or folder of the bucket.
+    pub(crate) fn bucket_location(&self) -> String {
+        let default = || self.data_dir.join("bucket").to_string_lossy().into_owned();
+        self.bucket.clone().unwrap_or_else(default)
+    }
+
+    /// The bucket, for who only looks at it; a folder that is not there is not made.
+    ///
+    /// # Errors
+    /// `TM531` for a URL or an option it does not know, `TM530` if the folder is not there.
+    pub fn open_bucket(&self) -> Result<Store> {
+        let location = self.bucket_location();
+        if !location.contains("://") && !std::path::Path::new(&location).is_dir() {
+            return Err(Error::unavailable("TM530", format!("there is no bucket at '{location}'"))
+                .help("name the data folder or the bucket"));
+        }
+        store::open(&location, &self.bucket_options)
     }
 }
 

@@ -13,6 +13,7 @@ use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidemill_contract::{Error, Result, StagedFile};
 
+use super::name::{check_content, compacted_name};
 use super::{add_action, failure, load, location, write_parquet};
 use crate::{
     failpoint,
@@ -49,7 +50,7 @@ pub struct Compacted {
 ///
 /// # Errors
 /// `TM564` if the store does not answer, `TM566` if a rival changed the same files first (nothing
-/// has happened then), `TM567` if a file cannot be read back whole.
+/// has happened then), `TM567` or `TM568` if a file cannot be read back whole or is damaged.
 pub async fn compact(
     store: &Store,
     view: &str,
@@ -93,13 +94,14 @@ pub async fn compact(
     }
     let rows: usize = batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
     let content = write_parquet(&batches)?;
-    let added = root.join(format!("compact-{}.parquet", uuid::Uuid::new_v4()));
+    let crc32c = crc32c::crc32c(&content);
+    let added = root.join(compacted_name(crc32c));
     let file = StagedFile {
         view: view.to_owned(),
         path: added.to_string(),
         bytes: content.len() as u64,
         rows: rows as u64,
-        crc32c: crc32c::crc32c(&content),
+        crc32c,
     };
     store::put(store, &added, content).await?;
     actions.push(Action::Add(add_action(store, view, &file, false).await?));
@@ -123,6 +125,8 @@ async fn read(
     let content: Bytes = store::get(store, path)
         .await?
         .ok_or_else(|| damaged(path, "it is not in the bucket".to_owned()))?;
+    // Damaged rows must not get a new file with a fresh checksum.
+    check_content(path, &content)?;
     let fail = |error: String| damaged(path, error);
     let reader = ParquetRecordBatchReaderBuilder::try_new(content)
         .and_then(ParquetRecordBatchReaderBuilder::build)

@@ -6,7 +6,9 @@
 //! files it writes are those of [`compact`]; all others were staged before.
 
 mod compact;
+mod garbage;
 mod lake;
+mod name;
 mod stats;
 
 use std::collections::HashMap;
@@ -25,7 +27,9 @@ use object_store::prefix::PrefixStore;
 use tidemill_contract::{Clock, Error, Result, StagedFile, SystemClock};
 
 pub use compact::{CompactSettings, Compacted, compact};
+pub use garbage::{Unreferenced, unreferenced};
 pub use lake::{lake_schema, to_lake, write_parquet};
+pub use name::{DataFileName, FileOrigin, check_checksum, check_content, staged_name};
 
 use crate::store::Store;
 
@@ -124,19 +128,30 @@ pub async fn add_files(
 /// # Errors
 /// `TM564` if the store does not answer.
 pub async fn files(store: &Store, view: &str) -> Result<Vec<String>> {
+    let files = sized_files(store, view).await?;
+    Ok(files.into_iter().map(|(path, _)| path.to_string()).collect())
+}
+
+/// The active files of a view's table with their size in bytes, in path order.
+///
+/// # Errors
+/// `TM564` if the store does not answer.
+pub async fn sized_files(store: &Store, view: &str) -> Result<Vec<(Path, u64)>> {
     let Some(table) = load(store, view).await? else {
         return Ok(Vec::new());
     };
     let snapshot = table.snapshot().map_err(|error| failure("read", view, &error))?;
     let root = location(view);
-    let mut paths: Vec<String> = snapshot
+    let mut files: Vec<(Path, u64)> = snapshot
         .log_data()
         .iter()
-        .map(|file| root.parts().chain(file.object_store_path().parts()).collect::<Path>())
-        .map(|path| path.to_string())
+        .map(|file| {
+            let path = root.parts().chain(file.object_store_path().parts()).collect();
+            (path, u64::try_from(file.size()).unwrap_or(0))
+        })
         .collect();
-    paths.sort();
-    Ok(paths)
+    files.sort();
+    Ok(files)
 }
 
 /// The last version an application committed, `None` if it never did or there is no table.

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use tidemill_connectors::{
@@ -14,6 +13,8 @@ use tidemill_connectors::{
     store::{self, PutOutcome, Store},
 };
 use tidemill_contract::{Error, ErrorKind, Result};
+
+use crate::ledger::seal;
 
 /// Version of the record's form.
 const FORMAT: u32 = 1;
@@ -58,18 +59,7 @@ impl Book {
             dead: 0,
         };
         while let Some(bytes) = store::get(store, &book.path()).await? {
-            let entry: Entry = serde_json::from_slice(&bytes).map_err(|e| {
-                Error::corrupt("TM505", format!("feed record '{}' cannot be read", book.path()))
-                    .because(e.to_string())
-            })?;
-            if entry.format != FORMAT {
-                return Err(Error::corrupt(
-                    "TM505",
-                    format!("feed record '{}' has unknown format {}", book.path(), entry.format),
-                )
-                .help("use the version of tidemill that wrote it, or a newer one"));
-            }
-            book.take(entry);
+            book.take(read_entry(&book.path(), &bytes)?);
         }
         Ok(book)
     }
@@ -112,11 +102,9 @@ impl Book {
     ) -> Result<()> {
         let writer = uuid::Uuid::new_v4().to_string();
         let entry = Entry { format: FORMAT, writer, units: units.to_vec(), offsets, rows, dead };
-        let bytes = serde_json::to_vec(&entry)
-            .map_err(|e| Error::internal(format!("a feed record cannot be written: {e}")))?;
         let path = self.path();
         failpoint::reached("feed.before_book")?;
-        let outcome = store::put_new(&self.store, &path, Bytes::from(bytes)).await?;
+        let outcome = store::put_new(&self.store, &path, seal::seal(&entry)?).await?;
         failpoint::reached("feed.after_book")?;
         match outcome {
             PutOutcome::Created => {
@@ -135,4 +123,26 @@ impl Book {
     fn path(&self) -> Path {
         Path::from(format!("feeds/{}/{:020}.json", self.source, self.next))
     }
+}
+
+fn read_entry(path: &Path, bytes: &[u8]) -> Result<Entry> {
+    let malformed = |reason: String| {
+        Error::corrupt("TM505", format!("feed record '{path}' cannot be read"))
+            .because(reason)
+            .help("restore the object from a backup; nothing was changed")
+    };
+    let entry: Entry = seal::unseal(bytes).map_err(malformed)?;
+    if entry.format != FORMAT {
+        return Err(malformed(format!("it has the unknown format {}", entry.format))
+            .help("use the version of tidemill that wrote it, or a newer one"));
+    }
+    Ok(entry)
+}
+
+/// Whether a feed record's bytes are those that were written.
+///
+/// # Errors
+/// `TM505` (kind `Corrupt`) naming the object.
+pub(crate) fn check_entry(path: &Path, bytes: &[u8]) -> Result<()> {
+    read_entry(path, bytes).map(drop)
 }

@@ -26,8 +26,10 @@ impl Run<'_> {
         if let Some(done) = self.compaction.take_if(|compaction| compaction.task.is_finished()) {
             self.finish(done);
         }
+        self.clean_tables();
         let settings = CompactSettings::default();
         if self.compaction.is_none()
+            && self.cleaning.is_none()
             && let Some(view) = self.tables.take_fragmented(settings.files_min)
         {
             let store = Store::clone(&self.environment.store);

@@ -89,6 +89,8 @@ impl<'a> Run<'a> {
             paused: config.paused,
             drained: false,
             compaction: None,
+            cleaning: None,
+            cleaned_at: None,
             committed_at: now,
             told_at: now,
             grown_at: now,

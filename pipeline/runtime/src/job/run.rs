@@ -18,6 +18,7 @@ use tidemill_sql::{
 
 use super::{
     Bound, Control, JobConfig, JobEnvironment,
+    clean::Cleaning,
     compact::Compaction,
     control::Change,
     count::{self, RecordCount},
@@ -101,6 +102,9 @@ pub(super) struct Run<'a> {
     pub(super) drained: bool,
     /// Small files being put together beside this work.
     pub(super) compaction: Option<Compaction>,
+    /// Files nobody needs being taken away beside this work.
+    pub(super) cleaning: Option<Cleaning>,
+    pub(super) cleaned_at: Option<Instant>,
     pub(super) committed_at: Instant,
     pub(super) told_at: Instant,
     pub(super) grown_at: Instant,

@@ -16,7 +16,7 @@ use tidemill_connectors::{
     failpoint,
     store::{self, Store},
 };
-use tidemill_contract::{Error, Result};
+use tidemill_contract::{Commit, Error, Result};
 
 use super::{KEEP_COMMITS, MILESTONE_STRIDE};
 
@@ -49,7 +49,7 @@ impl Pruner {
             return Ok(Pruned::default());
         }
         self.last_run = Some(published);
-        let first_kept = (published + 1).saturating_sub(KEEP_COMMITS).max(1);
+        let first_kept = first_kept(published);
         failpoint::reached("clean.before_commits")?;
         let commits = prune_commits(store, job, first_kept).await?;
         failpoint::reached("clean.after_commits")?;
@@ -60,7 +60,7 @@ impl Pruner {
 }
 
 /// The epochs of the objects listed in a folder, ascending.
-pub(super) async fn listed_epochs(store: &Store, folder: &Path) -> Result<Vec<u64>> {
+pub(crate) async fn listed_epochs(store: &Store, folder: &Path) -> Result<Vec<u64>> {
     let mut epochs: Vec<u64> =
         store::list(store, folder).await?.iter().filter_map(epoch_of).collect();
     epochs.sort_unstable();
@@ -101,18 +101,35 @@ async fn named_objects(
     first_kept: u64,
     published: u64,
 ) -> Result<BTreeSet<String>> {
-    let commits: Vec<_> = stream::iter(first_kept..=published)
+    let commits = read_commits(store, job, first_kept, published).await?;
+    let objects = commits.into_iter().flat_map(|commit| [commit.state, commit.outbox]);
+    Ok(objects.flatten().map(|object| object.path).collect())
+}
+
+/// The commits that are kept with everything they name, when `published` is the newest.
+///
+/// # Errors
+/// `TM701` if one is missing or malformed, `TM530` if the store does not answer.
+pub(crate) async fn kept_commits(store: &Store, job: &str, published: u64) -> Result<Vec<Commit>> {
+    read_commits(store, job, first_kept(published), published).await
+}
+
+async fn read_commits(store: &Store, job: &str, first: u64, last: u64) -> Result<Vec<Commit>> {
+    stream::iter(first..=last)
         .map(|epoch| async move {
             super::read_commit(store, job, epoch).await?.ok_or_else(|| {
                 let what = format!("commit {epoch} of job '{job}' is missing");
                 Error::corrupt("TM701", what).because("it is one of the kept ones")
             })
         })
-        .buffer_unordered(PARALLEL)
+        .buffered(PARALLEL)
         .try_collect()
-        .await?;
-    let objects = commits.into_iter().flat_map(|commit| [commit.state, commit.outbox]);
-    Ok(objects.flatten().map(|object| object.path).collect())
+        .await
+}
+
+/// The oldest epoch that is kept with everything it names.
+pub(crate) fn first_kept(published: u64) -> u64 {
+    (published + 1).saturating_sub(KEEP_COMMITS).max(1)
 }
 
 async fn delete_all(store: &Store, paths: Vec<Path>) -> Result<usize> {

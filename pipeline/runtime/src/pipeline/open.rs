@@ -16,7 +16,7 @@ use tidemill_contract::{Error, Result};
 use tokio::sync::Mutex;
 
 use super::{Pipeline, State, registry::CatalogState};
-use crate::{settings::Settings, status::Board};
+use crate::{query::VerifiedFiles, settings::Settings, status::Board};
 
 /// Name of the lock file in the data folder.
 const LOCK_FILE: &str = "lock";
@@ -63,6 +63,7 @@ impl Pipeline {
             log,
             store,
             bucket_url,
+            verified: VerifiedFiles::default(),
             board: Arc::new(Board::default()),
             writer,
             state: Mutex::new(State { catalog, supervisor: None }),

@@ -33,8 +33,13 @@ impl Pipeline {
                 let catalog = self.catalog().await;
                 let probes = self.probes().await;
                 let probe = |view: &str| probes(view);
-                let scope =
-                    Scope { catalog: &catalog, store: &self.store, log: &self.log, probe: &probe };
+                let scope = Scope {
+                    catalog: &catalog,
+                    store: &self.store,
+                    log: &self.log,
+                    verified: &self.verified,
+                    probe: &probe,
+                };
                 query::select(&scope, select).await
             }
             Statement::Show(kind) => show::show(*kind, &*self.catalog().await, &self.status()),

@@ -55,6 +55,11 @@ impl Failure {
         Self { code: CONFIG, diagnostics: Vec::new(), source: Default::default() }
     }
 
+    /// What was looked for was found, and reported on stdout.
+    pub(super) fn found() -> Self {
+        Self { code: RUNTIME, diagnostics: Vec::new(), source: Default::default() }
+    }
+
     /// A panic or another thing that cannot happen.
     pub(super) fn bug(error: &dyn Display) -> Self {
         Self::from(Error::internal(error.to_string()).help("please report it with this message"))

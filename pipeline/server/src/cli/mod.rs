@@ -6,6 +6,7 @@
 mod config;
 mod demo;
 mod failure;
+mod fsck;
 mod run;
 mod script;
 mod serve;
@@ -59,6 +60,7 @@ enum Command {
     Validate(validate::Args),
     Tail(tail::Args),
     Config(config::Args),
+    Fsck(fsck::Args),
 }
 
 /// The program: reads the process's arguments, runs the verb, says how it went.
@@ -105,6 +107,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Validate(args) => validate::run(&args),
         Command::Tail(args) => Box::pin(tail::run(args)).await,
         Command::Config(args) => config::run(args),
+        Command::Fsck(args) => Box::pin(fsck::run(args)).await,
     }
 }
 

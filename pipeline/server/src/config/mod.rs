@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tidemill_contract::{Error, Result};
-use tidemill_runtime::Settings;
+use tidemill_runtime::{CleanSettings, Settings};
 
 pub use load::{ConfigError, load};
 use value::parse_duration;
@@ -77,6 +77,9 @@ pub const KEYS: &[Key] = &[
     secret("storage.s3.secret_access_key", "Secret key."),
     key("storage.s3.secret_access_key_env", Kind::Text, None, "Environment variable that holds the secret key."),
     key("storage.s3.secret_access_key_file", Kind::Text, None, "File that holds the secret key."),
+    key("storage.clean_interval", Kind::Duration, Some("1h"), "Time between two clean-ups of a job's tables: files nobody needs go."),
+    key("storage.orphan_age", Kind::Duration, Some("24h"), "How long files of abandoned compactions and jobs stay."),
+    key("storage.file_retention", Kind::Duration, Some("168h"), "How long files stay that a compaction replaced: readers of older table versions need them."),
     key("state.data_dir", Kind::Text, Some("./tidemill-data"), "Folder of the embedded broker and of the default bucket."),
     key("state.commit_interval", Kind::Duration, Some("1s"), "Time between commits of a job."),
     key("state.flush_interval", Kind::Duration, Some("10s"), "Longest time a closed window waits for its Parquet file."),
@@ -169,6 +172,15 @@ impl Config {
                 .get("state.flush_rows")
                 .and_then(|rows| rows.parse().ok())
                 .unwrap_or(50_000),
+            clean: self.clean()?,
+        })
+    }
+
+    fn clean(&self) -> Result<CleanSettings> {
+        Ok(CleanSettings {
+            interval: parse_duration(self.get("storage.clean_interval").unwrap_or("1h"))?,
+            orphan_age: parse_duration(self.get("storage.orphan_age").unwrap_or("24h"))?,
+            file_retention: parse_duration(self.get("storage.file_retention").unwrap_or("168h"))?,
         })
     }
 
