@@ -70,7 +70,13 @@ impl Report {
 
     /// Takes down an error about an object; one that says that the store does not answer ends the
     /// look.
-    fn take(&mut self, object: &Path, severity: Severity, error: Error, meaning: &str) -> Result<()> {
+    fn take(
+        &mut self,
+        object: &Path,
+        severity: Severity,
+        error: Error,
+        meaning: &str,
+    ) -> Result<()> {
         if error.kind == ErrorKind::Unavailable {
             return Err(error);
         }

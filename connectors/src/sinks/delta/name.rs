@@ -104,10 +104,16 @@ pub fn check_content(path: &Path, content: &Bytes) -> Result<()> {
 pub fn check_checksum(path: &Path, found: u32) -> Result<()> {
     match DataFileName::of(path) {
         Some(name) if name.crc32c != found => {
-            Err(Error::corrupt("TM568", format!("file '{path}' of a table is damaged"))
-                .because(format!("its crc32c is {found:08x}, its name says {:08x}", name.crc32c))
-                .help("restore it from a backup; `tidemill fsck` lists all that is damaged"))
+            let reason = format!("its crc32c is {found:08x}, its name says {:08x}", name.crc32c);
+            Err(damaged_file(path, reason))
         }
         _ => Ok(()),
     }
+}
+
+/// A data file whose bytes are not those that were written.
+pub fn damaged_file(path: &Path, reason: impl Into<String>) -> Error {
+    Error::corrupt("TM568", format!("file '{path}' of a table is damaged"))
+        .because(reason)
+        .help("restore it from a backup; `tidemill fsck` lists all that is damaged")
 }

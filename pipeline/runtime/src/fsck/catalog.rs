@@ -17,7 +17,9 @@ pub(super) async fn check(store: &Store, report: &mut Report) -> Result<()> {
         report.count("catalog entries");
         let applied = match catalog_log::read(store, seq).await {
             Ok(Some(entry)) => apply(&mut catalog, &entry),
-            Ok(None) => Err(catalog_log::malformed(seq, "it is missing, and later entries are there")),
+            Ok(None) => {
+                Err(catalog_log::malformed(seq, "it is missing, and later entries are there"))
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = applied {
@@ -40,4 +42,3 @@ fn apply(catalog: &mut Catalog, entry: &Entry) -> Result<()> {
     }
     Ok(())
 }
-

@@ -69,11 +69,7 @@ async fn check_table(store: &Store, view: &str, depth: Depth, report: &mut Repor
 
 /// Size, and in full depth the checksum its name carries; returns the bytes read.
 async fn check_file(store: &Store, path: &Path, size: u64, depth: Depth) -> Result<u64> {
-    let wrong = |reason: String| {
-        Error::corrupt("TM568", format!("file '{path}' of a table is damaged"))
-            .because(reason)
-            .help("restore it from a backup")
-    };
+    let wrong = |reason: String| delta::damaged_file(path, reason);
     let found = match store.get_opts(path, object_store::GetOptions::default()).await {
         Ok(found) => found,
         Err(object_store::Error::NotFound { .. }) => {
