@@ -112,6 +112,7 @@ impl Catalog {
             Statement::Pause(name) => self.set_paused(name, true),
             Statement::Resume(name) => self.set_paused(name, false),
             Statement::Explain(_)
+            | Statement::ExplainStall(_)
             | Statement::Show(_)
             | Statement::Describe(_)
             | Statement::Select(_) => Ok(Applied::Unchanged),

@@ -16,5 +16,6 @@ mod lake;
 mod ledger;
 mod pass;
 mod reliability;
+mod stall;
 mod tidy;
 mod watermark;

@@ -23,6 +23,7 @@ mod run;
 mod serve;
 mod sink;
 mod skew;
+mod stall;
 pub(crate) mod state;
 mod tables;
 mod thread;
@@ -40,6 +41,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{clean::CleanSettings, feed::FeedEnd, status::Board};
 pub(crate) use control::{Control, ViewSnapshot};
+pub(crate) use stall::{PartitionStall, Stall};
 pub(crate) use tables::FlushSettings;
 
 /// Messages a job may have waiting. A full queue makes the sender wait for the job's next turn.
@@ -192,6 +194,13 @@ impl JobProbe {
     pub(crate) async fn view(&self, view: &str) -> Result<ViewSnapshot> {
         let (reply, answer) = oneshot::channel();
         self.send(Control::View { view: view.to_owned(), reply }).await?;
+        answer.await.map_err(|_| ended(&self.name))?
+    }
+
+    /// Why the next window of a view is still open.
+    pub(crate) async fn stall(&self, view: &str) -> Result<Stall> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Control::Stall { view: view.to_owned(), reply }).await?;
         answer.await.map_err(|_| ended(&self.name))?
     }
 

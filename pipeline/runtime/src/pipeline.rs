@@ -9,6 +9,7 @@
 mod open;
 mod registry;
 mod show;
+mod stall;
 mod statement;
 
 use std::{

@@ -131,7 +131,7 @@ async fn register(
     Err(unknown(scope.catalog, name))
 }
 
-fn unknown(catalog: &Catalog, name: &str) -> Error {
+pub(crate) fn unknown(catalog: &Catalog, name: &str) -> Error {
     let views: Vec<&str> = catalog.views().map(|view| view.name.as_str()).collect();
     let error = Error::new(ErrorKind::NotFound, "TM301", format!("view '{name}' does not exist"));
     match closest(name, &views) {

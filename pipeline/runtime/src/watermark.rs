@@ -89,6 +89,24 @@ pub struct PartitionMemory {
     pub idle: bool,
 }
 
+/// What a partition does to the source's watermark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It is at the end of a bounded source: nothing.
+    Finished,
+    /// It has been without records for so long that it holds nothing.
+    Idle,
+    /// It holds the watermark, and has records that are not read yet.
+    Unread,
+    /// It holds the watermark, and has nothing to read.
+    Quiet {
+        /// For how long.
+        quiet: Micros,
+        /// After how much more of it it counts as idle; `None`: never.
+        idle_in: Option<Micros>,
+    },
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Partition {
     watermark: Watermark,
@@ -264,6 +282,29 @@ impl SourceWatermark {
     /// The source's watermark as last computed.
     pub fn current(&self) -> Watermark {
         self.source
+    }
+
+    /// How each partition stands at time `now`, ascending.
+    pub fn holds(&self, now: Micros) -> Vec<(PartitionId, Watermark, Hold)> {
+        self.partitions
+            .iter()
+            .map(|(id, partition)| (*id, partition.watermark, self.hold(partition, now)))
+            .collect()
+    }
+
+    fn hold(&self, partition: &Partition, now: Micros) -> Hold {
+        if partition.finished {
+            return Hold::Finished;
+        }
+        if partition.is_surely_idle(self.observed_at) {
+            return Hold::Idle;
+        }
+        if partition.unread {
+            return Hold::Unread;
+        }
+        let quiet = now.saturating_sub(partition.active_at).max(0);
+        let idle_in = self.settings.idle_timeout.map(|timeout| (timeout - quiet).max(0));
+        Hold::Quiet { quiet, idle_in }
     }
 
     /// A partition without anything to read has held the watermark for long enough.

@@ -18,7 +18,7 @@ use tidemill_contract::{Micros, Watermark, WindowBounds};
 
 use super::rows::{Rows, batch_of, evaluate, run_finite, run_steps};
 use super::store::{Prepared, SliceStore};
-use super::{LateRow, QueryCounters};
+use super::{LateRow, NextToClose, QueryCounters};
 use crate::plan::{OutputColumn, Windowed};
 use crate::window::Grid;
 
@@ -260,6 +260,15 @@ impl Group {
             open.extend(self.emit(client, window)?);
         }
         Ok(open)
+    }
+
+    /// The open window of a query that ends first.
+    pub(crate) fn next_to_close(&self, query: &str) -> Option<NextToClose> {
+        let client = self.clients.iter().position(|client| client.query == query)?;
+        let open = self.ending(client, self.closed.0, Micros::MAX);
+        let window = open.iter().min_by_key(|window| window.end).copied()?;
+        let closes_at = window.end.saturating_add(self.behind);
+        Some(NextToClose { window, closes_at, open: open.len() })
     }
 
     /// The windows of a query with rows that end in `(after, through]`, ascending by end.

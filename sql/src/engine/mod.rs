@@ -58,6 +58,18 @@ pub struct LateRow {
     pub record_index: u32,
 }
 
+/// A window that is open, and when it closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextToClose {
+    /// The window.
+    pub window: WindowBounds,
+    /// The source's watermark that closes it: its end, and for a view over a view what the views
+    /// below it lie behind.
+    pub closes_at: Micros,
+    /// Open windows of the query with rows, this one included.
+    pub open: usize,
+}
+
 /// What a push gave.
 #[derive(Debug, Default)]
 pub struct Pushed {
@@ -231,6 +243,12 @@ impl Engine {
             }
         }
         Ok(live)
+    }
+
+    /// The window of a query that closes next, among those with rows.
+    pub fn next_to_close(&self, query: &str) -> Option<NextToClose> {
+        let groups = self.readers.values().flat_map(|readers| &readers.groups);
+        groups.into_iter().find_map(|group| group.next_to_close(query))
     }
 
     /// Open slices held, over all groups.

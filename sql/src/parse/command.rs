@@ -48,6 +48,9 @@ pub(super) fn explain(cursor: &mut Cursor<'_>) -> Result<Statement> {
                 .help("write EXPLAIN and the statement"));
         }
     }
+    if cursor.eat("STALL") {
+        return Ok(Statement::ExplainStall(cursor.reference("the view")?));
+    }
     if cursor.at_end() {
         return Err(cursor.expected("a statement to explain"));
     }

@@ -66,6 +66,8 @@ pub enum Statement {
     Describe(String),
     /// `EXPLAIN statement`.
     Explain(Box<Statement>),
+    /// `EXPLAIN STALL view`: why its next window is still open.
+    ExplainStall(String),
     /// `DROP kind name`.
     Drop(Drop),
     /// `PAUSE name`.

@@ -5,7 +5,7 @@ use tidemill_contract::Result;
 use tidemill_sql::catalog::RegisteredAlert;
 use tokio::sync::oneshot;
 
-use super::JobConfig;
+use super::{JobConfig, stall::Stall};
 
 /// A message to a job; taken between two batches.
 #[derive(Debug)]
@@ -16,6 +16,13 @@ pub(crate) enum Control {
         view: String,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<ViewSnapshot>>,
+    },
+    /// Answer why the next window of a view is still open.
+    Stall {
+        /// The view.
+        view: String,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Stall>>,
     },
     /// Watch a view from now on.
     AddAlert(Box<RegisteredAlert>),

@@ -36,6 +36,9 @@ impl Run<'_> {
                     // Whoever asked may have given up.
                     let _gone = reply.send(self.view(&view)).is_err();
                 }
+                Control::Stall { view, reply } => {
+                    let _gone = reply.send(Ok(self.stall(&view))).is_err();
+                }
                 Control::AddAlert(alert) => {
                     self.add_alert(&alert)?;
                     self.changes.borrow_mut().push(Change::AddAlert(alert));

@@ -109,6 +109,9 @@ fn defer(config: &mut JobConfig, message: Control, error: &Error) {
             // Whoever asked may have given up.
             let _gone = reply.send(Err(error.clone())).is_err();
         }
+        Control::Stall { reply, .. } => {
+            let _gone = reply.send(Err(error.clone())).is_err();
+        }
         Control::AddAlert(alert) => Change::AddAlert(alert).apply(config),
         Control::RemoveAlert(name) => Change::RemoveAlert(name).apply(config),
         Control::Mute { query, reply } => {
@@ -127,6 +130,9 @@ fn answer_until_stopped(inbox: &Receiver<Control>, error: &Error) {
         match message {
             Control::Stop => return,
             Control::View { reply, .. } => {
+                let _gone = reply.send(Err(error.clone())).is_err();
+            }
+            Control::Stall { reply, .. } => {
                 let _gone = reply.send(Err(error.clone())).is_err();
             }
             Control::Mute { reply, .. } => {

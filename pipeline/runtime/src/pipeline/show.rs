@@ -192,23 +192,23 @@ fn one_line(text: &str) -> String {
 }
 
 /// Rows of text.
-struct Table {
+pub(super) struct Table {
     columns: Vec<(&'static str, Vec<String>)>,
 }
 
 impl Table {
-    fn new(names: &[&'static str]) -> Self {
+    pub(super) fn new(names: &[&'static str]) -> Self {
         Self { columns: names.iter().map(|name| (*name, Vec::new())).collect() }
     }
 
-    fn push<const N: usize>(&mut self, row: [String; N]) {
+    pub(super) fn push<const N: usize>(&mut self, row: [String; N]) {
         assert_eq!(N, self.columns.len(), "a row has a value for each column");
         for ((_, column), value) in self.columns.iter_mut().zip(row) {
             column.push(value);
         }
     }
 
-    fn rows(self) -> Result<StatementResult> {
+    pub(super) fn rows(self) -> Result<StatementResult> {
         let fields = self.columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let columns = self

@@ -7,7 +7,7 @@ use tidemill_sql::{
     parse::{ObjectKind, Parsed, Statement, parse_script},
 };
 
-use super::{Pipeline, State, StatementResult, show};
+use super::{Pipeline, State, StatementResult, show, stall};
 use crate::{
     query::{self, Scope},
     watermark::TimeSettings,
@@ -44,6 +44,7 @@ impl Pipeline {
             }
             Statement::Show(kind) => show::show(*kind, &*self.catalog().await, &self.status()),
             Statement::Describe(name) => show::describe(&*self.catalog().await, name),
+            Statement::ExplainStall(view) => self.explain_stall(view).await,
             Statement::Explain(inner) => show::explain(&*self.catalog().await, inner),
             _ => self.register(parsed).await,
         }
@@ -103,6 +104,19 @@ impl Pipeline {
             _ => {}
         }
         Ok(message(applied))
+    }
+
+    async fn explain_stall(&self, name: &str) -> Result<StatementResult> {
+        let catalog = self.catalog().await;
+        let Some(query) = catalog.query(name) else {
+            return Err(query::unknown(&catalog, name));
+        };
+        let Some(source) = catalog.source(&query.root_source) else {
+            return Err(Error::internal(format!("query '{name}' has no source")));
+        };
+        let probe = self.probes().await(name)?;
+        let stall = probe.stall(name).await;
+        stall::explain(name, source, stall)
     }
 
     async fn catalog(&self) -> std::sync::Arc<Catalog> {

@@ -69,6 +69,7 @@ fn check(statements: &[Parsed]) -> Vec<Error> {
             Statement::Show(_)
             | Statement::Describe(_)
             | Statement::Explain(_)
+            | Statement::ExplainStall(_)
             | Statement::Select(_) => continue,
             _ => Ok(()),
         };
