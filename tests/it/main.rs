@@ -5,6 +5,10 @@
     reason = "a test fails by panicking, and says what it leaves out"
 )]
 
+/// That of the program: tests measure memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod backends;
 mod bucket;
 mod cli;

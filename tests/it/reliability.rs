@@ -7,3 +7,6 @@
 pub(crate) fn is_long() -> bool {
     std::env::var_os("TIDEMILL_LONG").is_some_and(|value| value == "1")
 }
+
+mod f11_hostile_sql;
+mod f11_memory;

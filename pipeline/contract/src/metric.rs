@@ -34,6 +34,7 @@ metrics! {
     LAG_RECORDS, "tidemill_consumer_lag_records", "gauge", ["job"], "Records in the topic not yet read.";
     OPEN_WINDOWS, "tidemill_open_slices", "gauge", ["job"], "Open time slices held in state.";
     STATE_BYTES, "tidemill_state_bytes", "gauge", ["job"], "Size of the last state snapshot.";
+    STATE_MEMORY_BYTES, "tidemill_state_memory_bytes", "gauge", ["job"], "Memory the operators' state takes.";
     EPOCH, "tidemill_epoch", "gauge", ["job"], "Last committed epoch.";
     COMMIT_SECONDS, "tidemill_commit_seconds", "histogram", ["job"], "Time from snapshot to commit record.";
     FEED_ROWS, "tidemill_feed_rows_total", "counter", ["source"], "Rows a feed appended to its topic.";

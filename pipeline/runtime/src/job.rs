@@ -17,6 +17,7 @@ mod control;
 mod count;
 mod emit;
 mod ingest;
+mod memory;
 mod open;
 mod position;
 mod run;
@@ -39,7 +40,7 @@ use tidemill_contract::{Error, Result, SourceSpec};
 use tidemill_sql::catalog::{Catalog, RegisteredAlert};
 use tokio::sync::{oneshot, watch};
 
-use crate::{clean::CleanSettings, feed::FeedEnd, status::Board};
+use crate::{clean::CleanSettings, feed::FeedEnd, memory::Memory, status::Board};
 pub(crate) use control::{Control, ViewSnapshot};
 pub(crate) use stall::{PartitionStall, Stall};
 pub(crate) use tables::FlushSettings;
@@ -57,6 +58,7 @@ pub(crate) struct JobEnvironment {
     pub(crate) log: KafkaLog,
     pub(crate) store: Store,
     pub(crate) board: Arc<Board>,
+    pub(crate) memory: Arc<Memory>,
     /// Unique to this run of this process.
     pub(crate) writer: String,
     pub(crate) commit_interval: Duration,
@@ -190,10 +192,10 @@ pub(crate) struct JobProbe {
 }
 
 impl JobProbe {
-    /// The closed and live rows of a view, as of one moment.
-    pub(crate) async fn view(&self, view: &str) -> Result<ViewSnapshot> {
+    /// The closed and live rows of a view, as of one moment; the live rows may have `limit` bytes.
+    pub(crate) async fn view(&self, view: &str, limit: usize) -> Result<ViewSnapshot> {
         let (reply, answer) = oneshot::channel();
-        self.send(Control::View { view: view.to_owned(), reply }).await?;
+        self.send(Control::View { view: view.to_owned(), limit, reply }).await?;
         answer.await.map_err(|_| ended(&self.name))?
     }
 

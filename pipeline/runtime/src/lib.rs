@@ -12,6 +12,7 @@ mod feed;
 pub mod fsck;
 mod job;
 pub mod ledger;
+mod memory;
 pub mod outbox;
 mod pipeline;
 pub mod publish;
@@ -25,6 +26,7 @@ pub mod watermark;
 
 pub use clean::CleanSettings;
 pub use feed::{Feed, FeedEnd, OpenSource};
+pub use memory::{BUDGET_MIN, default_budget};
 pub use pipeline::{Pipeline, StatementResult};
-pub use settings::{Settings, parse_duration};
+pub use settings::{Settings, parse_bytes, parse_duration};
 pub use status::{Board, FeedStatus, JobStatus, QueryCount, Status};

@@ -77,12 +77,20 @@ pub fn sequence_id(job: &str, epoch: u64, index: usize) -> String {
     format!("{job}/{epoch}/{index}")
 }
 
+fn size_of_record(record: &OutboxRecord) -> usize {
+    let part = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    record.id.len() + part(&record.key) + part(&record.payload) + headers + 128
+}
+
 /// All records of one epoch, in delivery order per target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outbox {
     targets: Vec<OutboxTarget>,
     /// Index of the target, record.
     records: Vec<(u16, OutboxRecord)>,
+    /// Bytes of the records' keys, payloads and headers.
+    bytes: usize,
 }
 
 impl Outbox {
@@ -109,6 +117,7 @@ impl Outbox {
         });
         let index = u16::try_from(index)
             .map_err(|_| Error::internal("more than 65535 targets in one outbox"))?;
+        self.bytes += size_of_record(&record);
         self.records.push((index, record));
         Ok(())
     }
@@ -116,6 +125,11 @@ impl Outbox {
     /// Number of records; also the index of the next one (see [`sequence_id`]).
     pub fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// Bytes held, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether there is nothing to deliver.
@@ -198,7 +212,9 @@ impl Outbox {
             if usize::from(index) >= outbox.targets.len() {
                 return Err(reader.malformed("a record names an unknown target"));
             }
-            outbox.records.push((index, reader.record()?));
+            let record = reader.record()?;
+            outbox.bytes += size_of_record(&record);
+            outbox.records.push((index, record));
         }
         if reader.bytes.has_remaining() {
             return Err(reader.malformed("there are bytes behind the last record"));

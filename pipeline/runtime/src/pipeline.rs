@@ -24,6 +24,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     job::JobEnvironment,
+    memory::Memory,
     query::VerifiedFiles,
     settings::Settings,
     status::{Board, Status},
@@ -59,8 +60,9 @@ pub struct Pipeline {
     store: Store,
     bucket_url: String,
     /// Data files that queries have found whole.
-    verified: VerifiedFiles,
+    verified: Arc<VerifiedFiles>,
     board: Arc<Board>,
+    memory: Arc<Memory>,
     writer: String,
     /// Statements are taken one at a time.
     state: Mutex<State>,
@@ -96,10 +98,12 @@ impl Pipeline {
             log: self.log.clone(),
             store: Store::clone(&self.store),
             board: Arc::clone(&self.board),
+            memory: Arc::clone(&self.memory),
             writer: self.writer.clone(),
             commit_interval: self.settings.commit_interval,
             flush: crate::job::FlushSettings {
                 rows: self.settings.flush_rows,
+                bytes: self.memory.buffer_limit(),
                 age: self.settings.flush_interval,
             },
             clean: self.settings.clean,

@@ -15,6 +15,7 @@ use tidemill_connectors::store::{self, Store};
 use tidemill_contract::{Error, Micros, Options, Result};
 
 use crate::clean::CleanSettings;
+use crate::memory::default_budget;
 
 /// Rows buffered per view before they are written to a Parquet file.
 const FLUSH_ROWS: usize = 50_000;
@@ -42,6 +43,10 @@ pub struct Settings {
     pub flush_rows: usize,
     /// When data files nobody needs are taken away.
     pub clean: CleanSettings,
+    /// Bytes of memory the process should stay within.
+    pub memory_budget: usize,
+    /// Longest time an ad-hoc query may take.
+    pub query_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -57,6 +62,8 @@ impl Default for Settings {
             flush_interval: Duration::from_secs(10),
             flush_rows: FLUSH_ROWS,
             clean: CleanSettings::default(),
+            memory_budget: default_budget(),
+            query_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -80,6 +87,26 @@ impl Settings {
         }
         store::open(&location, &self.bucket_options)
     }
+}
+
+/// A number of bytes: a number and a unit, e.g. `512 MiB`, `2 GiB`, `300 MB`. A bare number is
+/// bytes.
+pub fn parse_bytes(text: &str) -> Option<usize> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let number: usize = number.parse().ok()?;
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "kib" | "k" => 1 << 10,
+        "mb" => 1_000_000,
+        "mib" | "m" => 1 << 20,
+        "gb" => 1_000_000_000,
+        "gib" | "g" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(unit)
 }
 
 /// A length of time as written in an option: a number and a unit, e.g. `30 s`, `500 ms`,

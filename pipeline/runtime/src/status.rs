@@ -61,6 +61,8 @@ pub struct JobStatus {
     pub lag_records: i64,
     /// Open slices in the operators.
     pub open_slices: usize,
+    /// Bytes of the operators' state in memory.
+    pub state_bytes: usize,
     /// Rows not accounted for: always 0.
     pub conservation_drift: i64,
     /// Per query: where its rows went.
@@ -99,6 +101,8 @@ impl JobStatus {
         metrics::gauge!(metric::LAG_RECORDS, "job" => job()).set(as_gauge(self.lag_records));
         metrics::gauge!(metric::OPEN_WINDOWS, "job" => job())
             .set(as_gauge(i64::try_from(self.open_slices).unwrap_or(i64::MAX)));
+        metrics::gauge!(metric::STATE_MEMORY_BYTES, "job" => job())
+            .set(as_gauge(i64::try_from(self.state_bytes).unwrap_or(i64::MAX)));
         metrics::gauge!(metric::EPOCH, "job" => job())
             .set(as_gauge(i64::try_from(self.epoch).unwrap_or(i64::MAX)));
         if let Some(watermark) = self.watermark_micros {

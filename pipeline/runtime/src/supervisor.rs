@@ -288,5 +288,5 @@ fn source_log(log: &KafkaLog, source: &SourceSpec) -> Result<KafkaLog> {
             settings.properties.insert(key.to_owned(), value.to_owned());
         }
     }
-    if is_other { KafkaLog::new(settings) } else { Ok(log.clone()) }
+    if is_other { log.with_settings(settings) } else { Ok(log.clone()) }
 }

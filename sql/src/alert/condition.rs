@@ -23,7 +23,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span as TokenSpan};
 use tidemill_contract::{Error, Result, Span};
 
 use crate::parse::{AlertSpec, byte_span};
-use crate::plan::Context;
+use crate::plan::{Context, checked_operators};
 
 /// A compiled condition.
 #[derive(Debug)]
@@ -57,7 +57,9 @@ impl Condition {
             .evaluate(rows)
             .and_then(|value| value.into_array(rows.num_rows()))
             .map_err(|error| {
-            Error::new(tidemill_contract::ErrorKind::Internal, "TM901", error.strip_backtrace())
+            Error::invalid("TM124", "the condition of an alert cannot be computed from a row")
+                .because(error.strip_backtrace())
+                .help("drop the alert and create it with a condition that holds for every row")
         })?;
         let Some(met) = values.as_boolean_opt() else {
             return Err(Error::internal("an alert's condition gave no booleans"));
@@ -75,6 +77,7 @@ fn plan(spec: &AlertSpec, view: &SchemaRef) -> datafusion::common::Result<Compil
     let planner = SqlToRel::new_with_options(&context, (&context.options().sql_parser).into());
     let expr = planner.sql_to_expr(spec.condition.clone(), &schema, &mut PlannerContext::new())?;
     check(&expr)?;
+    let expr = checked_operators(expr, &schema)?;
     let simplify = SimplifyContext::builder()
         .with_schema(Arc::clone(&schema))
         .with_config_options(Arc::new(context.options().clone()))

@@ -55,6 +55,19 @@ pub struct AlertProgram {
     streaks: BTreeMap<String, Streak>,
 }
 
+/// Most keys of one window for which the condition of an alert may hold.
+const KEYS_MAX: usize = 20_000;
+/// Bytes of one key, about.
+const KEY_BYTES: usize = 1024;
+/// Rows that are turned into JSON at a time: as JSON a row takes many times its memory.
+const PART_ROWS: usize = 4096;
+
+/// The rows in parts.
+fn parts(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> + '_ {
+    let rows = batch.num_rows();
+    (0..rows).step_by(PART_ROWS).map(move |at| batch.slice(at, PART_ROWS.min(rows - at)))
+}
+
 /// Consecutive windows in which a key's condition held.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Streak {
@@ -203,24 +216,55 @@ impl AlertProgram {
     /// The matching rows by key.
     fn matches(&self, matching: &RecordBatch) -> Result<BTreeMap<String, Matches>> {
         let mut matches: BTreeMap<String, Matches> = BTreeMap::new();
-        for row in rows::to_json(matching)? {
-            let key = self.key_of(&row, matching);
-            let id = key_id(&key);
-            let text = rows::text(&row);
-            match matches.get_mut(&id) {
-                Some(known) => {
-                    known.count += 1;
-                    if text < known.text {
-                        known.text = text;
-                        known.row = row;
-                    }
-                }
-                None => {
-                    matches.insert(id, Matches { key, row, text, count: 1 });
-                }
+        for part in parts(matching) {
+            for row in rows::to_json(&part)? {
+                self.note_match(row, &part, &mut matches);
+            }
+            if matches.len() > KEYS_MAX {
+                return Err(self.too_many_keys());
             }
         }
         Ok(matches)
+    }
+
+    fn note_match(
+        &self,
+        row: Map<String, Value>,
+        batch: &RecordBatch,
+        matches: &mut BTreeMap<String, Matches>,
+    ) {
+        let key = self.key_of(&row, batch);
+        let id = key_id(&key);
+        let text = rows::text(&row);
+        match matches.get_mut(&id) {
+            Some(known) => {
+                known.count += 1;
+                if text < known.text {
+                    known.text = text;
+                    known.row = row;
+                }
+            }
+            None => {
+                matches.insert(id, Matches { key, row, text, count: 1 });
+            }
+        }
+    }
+
+    fn too_many_keys(&self) -> Error {
+        let (alert, view) = (self.context.alert(), self.context.view());
+        Error::invalid("TM311", format!("alert '{alert}' of '{view}' holds for too many keys"))
+            .because(format!("one window may have {KEYS_MAX} keys that meet the condition"))
+            .help("narrow the condition, or name fewer columns with BY")
+    }
+
+    /// The view it watches.
+    pub fn view(&self) -> &str {
+        self.context.view()
+    }
+
+    /// Bytes held for keys with a streak, about.
+    pub fn state_bytes(&self) -> usize {
+        self.streaks.len() * KEY_BYTES
     }
 
     /// The keys among `failing` rows that have a streak to break.
@@ -229,10 +273,12 @@ impl AlertProgram {
             return Ok(self.streaks.keys().cloned().collect());
         }
         let mut ids = Vec::new();
-        for key in rows::to_json(&rows::project(failing, &self.by)?)? {
-            let id = key_id(&key);
-            if self.streaks.contains_key(&id) {
-                ids.push(id);
+        for part in parts(&rows::project(failing, &self.by)?) {
+            for key in rows::to_json(&part)? {
+                let id = key_id(&key);
+                if self.streaks.contains_key(&id) {
+                    ids.push(id);
+                }
             }
         }
         Ok(ids)

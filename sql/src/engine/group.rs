@@ -250,16 +250,26 @@ impl Group {
         Ok(closed)
     }
 
-    /// The rows of all open windows of a query as they stand.
-    pub(crate) fn peek(&mut self, query: &str) -> Result<Vec<Closed>> {
+    /// The rows of all open windows of a query as they stand; `None` if they, or the work for one
+    /// of them, come to more than `limit` bytes.
+    pub(crate) fn peek(&mut self, query: &str, limit: usize) -> Result<Option<Vec<Closed>>> {
         let Some(client) = self.clients.iter().position(|client| client.query == query) else {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         };
         let mut open = Vec::new();
+        let mut left = limit;
         for window in self.ending(client, self.closed.0, Micros::MAX) {
-            open.extend(self.emit(client, window)?);
+            if self.store.bytes_within(window) > limit {
+                return Ok(None);
+            }
+            if let Some(rows) = self.emit(client, window)? {
+                let bytes = rows.rows.get_array_memory_size();
+                let Some(rest) = left.checked_sub(bytes) else { return Ok(None) };
+                left = rest;
+                open.push(rows);
+            }
         }
-        Ok(open)
+        Ok(Some(open))
     }
 
     /// The open window of a query that ends first.

@@ -22,6 +22,8 @@ pub(crate) struct KeyStore {
     values: Option<Box<dyn GroupValues>>,
     /// Key columns in pieces, joined when read.
     pieces: Vec<Vec<ArrayRef>>,
+    /// Bytes of the pieces.
+    piece_bytes: usize,
     scratch: Vec<usize>,
 }
 
@@ -38,11 +40,17 @@ impl KeyStore {
         } else {
             Some(new_group_values(Arc::clone(&schema), &GroupOrdering::None)?)
         };
-        Ok(Self { schema, values, pieces: Vec::new(), scratch: Vec::new() })
+        Ok(Self { schema, values, pieces: Vec::new(), piece_bytes: 0, scratch: Vec::new() })
     }
 
     pub(crate) fn len(&self) -> usize {
         self.values.as_ref().map_or(1, |values| values.len())
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        let scratch = self.scratch.capacity() * size_of::<usize>();
+        self.values.as_ref().map_or(0, |values| values.size()) + self.piece_bytes + scratch
     }
 
     /// The id of each row's key; unseen keys get new ids.
@@ -64,7 +72,9 @@ impl KeyStore {
             let first_row = UInt32Array::from(first_row);
             let piece: Result<Vec<ArrayRef>> =
                 columns.iter().map(|column| Ok(take(column, &first_row, None)?)).collect();
-            self.pieces.push(piece?);
+            let piece = piece?;
+            self.piece_bytes += bytes_of(&piece);
+            self.pieces.push(piece);
         }
         Ok(self.scratch.iter().map(|id| *id as u32).collect())
     }
@@ -86,6 +96,7 @@ impl KeyStore {
                         pieces.iter().map(|piece| piece[column].as_ref()).collect();
                     joined.push(concat(&parts)?);
                 }
+                self.piece_bytes = bytes_of(&joined);
                 self.pieces = vec![joined.clone()];
                 Ok(joined)
             }
@@ -111,4 +122,8 @@ impl KeyStore {
         }
         Ok(renumbered)
     }
+}
+
+fn bytes_of(columns: &[ArrayRef]) -> usize {
+    columns.iter().map(|column| column.get_array_memory_size()).sum()
 }

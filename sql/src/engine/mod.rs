@@ -49,6 +49,15 @@ pub struct QueryCounters {
     pub late: u64,
 }
 
+/// State that queries with the same source, filter and keys share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// The queries.
+    pub queries: Vec<String>,
+    /// Bytes held.
+    pub bytes: usize,
+}
+
 /// A row with no open window left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LateRow {
@@ -229,20 +238,35 @@ impl Engine {
         Ok(())
     }
 
-    /// The rows of a query's open windows as they stand; the state's value does not change.
+    /// The rows of a query's open windows as they stand; the state's value does not change. `None`
+    /// if they come to more than `limit` bytes.
     ///
     /// # Errors
     /// If an expression fails on the data.
-    pub fn peek(&mut self, query: &str) -> Result<Vec<Emission>> {
+    pub fn peek(&mut self, query: &str, limit: usize) -> Result<Option<Vec<Emission>>> {
         let mut live = Vec::new();
         for readers in self.readers.values_mut() {
             for group in &mut readers.groups {
-                for open in group.peek(query).map_err(wrap)? {
+                let Some(windows) = group.peek(query, limit).map_err(wrap)? else {
+                    return Ok(None);
+                };
+                for open in windows {
                     live.push(emission(query, Some(open.window), open.rows));
                 }
             }
         }
-        Ok(live)
+        Ok(Some(live))
+    }
+
+    /// What the state of each group of queries holds in memory.
+    pub fn usage(&self) -> Vec<Usage> {
+        let groups = self.readers.values().flat_map(|readers| &readers.groups);
+        groups
+            .map(|group| Usage {
+                queries: group.clients.iter().map(|client| client.query.clone()).collect(),
+                bytes: group.store.bytes(),
+            })
+            .collect()
     }
 
     /// The window of a query that closes next, among those with rows.

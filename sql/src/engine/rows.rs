@@ -9,10 +9,15 @@ use datafusion::arrow::compute::{
     take_record_batch,
 };
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::{Result, cast::as_boolean_array};
+use datafusion::common::{DataFusionError, Result, cast::as_boolean_array};
+use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use tidemill_contract::Error;
 
 use crate::plan::RowStep;
+
+/// Most bytes a constant may take when it is repeated for each row of a batch.
+const REPEATED_BYTES: usize = 64 << 20;
 
 /// Rows on their way through the steps, with what must stay beside each row.
 #[derive(Debug, Clone)]
@@ -86,9 +91,22 @@ pub(crate) fn evaluate(
 ) -> Result<Vec<ArrayRef>> {
     let mut columns = Vec::with_capacity(exprs.len());
     for expr in exprs {
-        columns.push(expr.evaluate(batch)?.into_array(batch.num_rows())?);
+        columns.push(column_of(expr.evaluate(batch)?, batch.num_rows())?);
     }
     Ok(columns)
+}
+
+/// A value as a column; a constant that would grow too large by being repeated is an error.
+fn column_of(value: ColumnarValue, rows: usize) -> Result<ArrayRef> {
+    if let ColumnarValue::Scalar(constant) = &value
+        && constant.size().saturating_mul(rows) > REPEATED_BYTES
+    {
+        let error = Error::invalid("TM228", "a constant is too large to be repeated for each row")
+            .because(format!("it may take {REPEATED_BYTES} bytes for a batch of rows"))
+            .help("make it shorter");
+        return Err(DataFusionError::External(Box::new(error)));
+    }
+    value.into_array(rows)
 }
 
 /// A batch of the given schema, columns cast where an expression gave another physical type.

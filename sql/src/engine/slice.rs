@@ -10,7 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use datafusion::common::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::GroupsAccumulatorAdapter;
@@ -27,6 +27,24 @@ const CHUNKS_MAX: usize = 8;
 pub(crate) struct Chunk {
     pub(crate) ids: UInt32Array,
     pub(crate) states: Vec<Vec<ArrayRef>>,
+    bytes: usize,
+}
+
+impl Chunk {
+    /// A chunk whose arrays own their memory.
+    fn new(ids: UInt32Array, states: Vec<Vec<ArrayRef>>) -> Self {
+        let arrays = states.iter().flatten().map(|array| array.get_array_memory_size());
+        let bytes = arrays.sum::<usize>() + ids.get_array_memory_size();
+        Self { ids, states, bytes }
+    }
+
+    /// A chunk whose arrays are parts of one message read back.
+    pub(crate) fn restored(ids: UInt32Array, states: Vec<Vec<ArrayRef>>) -> Self {
+        let own = |array: &dyn Array| array.to_data().get_slice_memory_size().unwrap_or(0);
+        let arrays = states.iter().flatten().map(|array| own(array.as_ref()));
+        let bytes = arrays.sum::<usize>() + own(&ids);
+        Self { ids, states, bytes }
+    }
 }
 
 /// Accumulators for a set of keys, numbered densely in order of first use.
@@ -50,6 +68,12 @@ impl Partials {
             accumulators.push(accumulator(aggregate)?);
         }
         Ok(Self { local: Vec::new(), ids: Vec::new(), accumulators })
+    }
+
+    /// Bytes held.
+    fn bytes(&self) -> usize {
+        let accumulators = self.accumulators.iter().map(|accumulator| accumulator.size() + 64);
+        accumulators.sum::<usize>() + 4 * (self.local.capacity() + self.ids.capacity())
     }
 
     fn indices(&mut self, ids: &[u32]) -> Vec<usize> {
@@ -110,7 +134,7 @@ impl Partials {
         for accumulator in &mut self.accumulators {
             states.push(accumulator.state(EmitTo::All)?);
         }
-        Ok(Chunk { ids: UInt32Array::from(self.ids), states })
+        Ok(Chunk::new(UInt32Array::from(self.ids), states))
     }
 }
 
@@ -134,6 +158,12 @@ pub(crate) struct Slice {
 impl Slice {
     pub(crate) fn new(end: Micros) -> Self {
         Self { end, live: None, chunks: Vec::new() }
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        let chunks: usize = self.chunks.iter().map(|chunk| chunk.bytes).sum();
+        chunks + self.live.as_ref().map_or(0, Partials::bytes) + size_of::<Self>()
     }
 
     /// Turns the live part into a chunk and keeps the number of chunks bounded.

@@ -240,7 +240,7 @@ fn restore_group(group: &mut Group, saved: &GroupHeader, keys: &[u8], chunks: &[
             states.push(state.ok_or_else(|| corrupt("columns are missing"))?.to_vec());
         }
         let slice = group.store.slices.entry(*start).or_insert_with(|| Slice::new(*end));
-        slice.chunks.push(Chunk { ids, states });
+        slice.chunks.push(Chunk::restored(ids, states));
     }
     if !new_ids.is_empty() {
         for slice in group.store.slices.values_mut() {

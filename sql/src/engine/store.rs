@@ -94,6 +94,16 @@ impl SliceStore {
         }
     }
 
+    /// Bytes held by keys and slices.
+    pub(crate) fn bytes(&self) -> usize {
+        self.keys.bytes() + self.slices.values().map(Slice::bytes).sum::<usize>()
+    }
+
+    /// Bytes held by the slices of a window.
+    pub(crate) fn bytes_within(&self, window: WindowBounds) -> usize {
+        self.slices.range(window.start..window.end).map(|(_, slice)| slice.bytes()).sum()
+    }
+
     /// Key columns and final aggregate values of a window, `None` if it holds no row.
     pub(crate) fn window(
         &mut self,

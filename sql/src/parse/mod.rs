@@ -14,6 +14,7 @@ mod command;
 mod cursor;
 mod dialect;
 mod duration;
+mod limits;
 mod options;
 mod query;
 mod script;

@@ -1,16 +1,20 @@
 //! Queries: sqlparser's AST plus the text it came from, checked for what no query may hold.
 //!
 //! Data changes, locks and `INTO` inside a query are refused here, and so are expression trees so
-//! deep that later recursive passes could exhaust a thread's stack.
+//! deep that later recursive passes could exhaust a thread's stack, and queries larger than
+//! [`super::limits`] allows.
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Query, Select, SetExpr, Statement, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, ObjectName, Query, Select, SetExpr, Statement, Visit, Visitor,
+};
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemill_contract::{Error, Result};
 
 use super::cursor::{Cursor, refused};
+use super::limits::{Limits, flow};
 
 /// Deepest expression tree; `a OR b OR c` is as deep as it is long.
 const MAX_EXPRESSION_DEPTH: usize = 128;
@@ -125,6 +129,7 @@ fn verdict(flow: ControlFlow<Error>) -> Result<()> {
 #[derive(Default)]
 struct Checker {
     depth: usize,
+    limits: Limits,
 }
 
 impl Visitor for Checker {
@@ -143,12 +148,21 @@ impl Visitor for Checker {
             let error = Error::invalid("TM109", "a query cannot lock, format or change settings");
             return ControlFlow::Break(error.help("remove the clause after the query"));
         }
+        flow(self.limits.enter(query))
+    }
+
+    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<Error> {
+        flow(self.limits.leave())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<Error> {
+        self.limits.relation(relation);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Error> {
         if select.into.is_none() {
-            return ControlFlow::Continue(());
+            return flow(self.limits.select(select));
         }
         let error = Error::invalid("TM109", "SELECT INTO is not supported")
             .help("write INSERT INTO table SELECT …, or CREATE MATERIALIZED VIEW");
@@ -168,7 +182,7 @@ impl Visitor for Checker {
             _ => 0,
         };
         if self.depth + steps <= MAX_EXPRESSION_DEPTH {
-            return ControlFlow::Continue(());
+            return flow(self.limits.expression(expr));
         }
         let error = Error::invalid("TM100", "the expression is nested too deeply")
             .because(format!("chains count too: at most {MAX_EXPRESSION_DEPTH} levels are read"))

@@ -16,6 +16,8 @@ pub const MAX_SCRIPT_BYTES: usize = 256 * 1024;
 /// Most tokens of one statement. Bounds the depth of a chain such as `1 + 1 + …`, whose tree is
 /// as deep as it is long and is dropped recursively.
 pub const MAX_STATEMENT_TOKENS: usize = 10_000;
+/// Most bytes of the quoted texts of one statement.
+const MAX_CONSTANT_BYTES: usize = 128 * 1024;
 /// Most joins and set operations of one statement: their plans nest.
 const MAX_RELATIONS: usize = 64;
 
@@ -86,8 +88,10 @@ fn check_limits(statement: &[TokenWithSpan]) -> Result<()> {
         .help("make it shorter, for example with views over views"));
     }
     let mut relations = 0;
+    let mut constants = 0;
     for token in statement {
         match &token.token {
+            Token::SingleQuotedString(text) => constants += text.len(),
             Token::Word(word) if word.quote_style.is_none() => {
                 let word = word.value.to_ascii_uppercase();
                 if matches!(word.as_str(), "JOIN" | "UNION" | "EXCEPT" | "INTERSECT" | "MINUS") {
@@ -102,6 +106,15 @@ fn check_limits(statement: &[TokenWithSpan]) -> Result<()> {
             }
             _ => {}
         }
+    }
+    if constants > MAX_CONSTANT_BYTES {
+        return Err(Error::invalid(
+            "TM100",
+            format!("the texts in the statement have more than {MAX_CONSTANT_BYTES} bytes"),
+        )
+        .at(span)
+        .because("a text is repeated for every row it is computed with")
+        .help("make them shorter"));
     }
     if relations > MAX_RELATIONS {
         return Err(Error::invalid(

@@ -15,6 +15,9 @@ use super::duration::parse_interval;
 use super::suggest::closest;
 use super::{CreateSource, options, types};
 
+/// Most columns of a source.
+const MAX_COLUMNS: usize = 1_000;
+
 /// Fields of a log record by their SQL names.
 const METADATA: &[(&str, MetadataColumn)] = &[
     ("timestamp", MetadataColumn::Timestamp),
@@ -106,6 +109,12 @@ impl Table {
 
     fn column(&mut self, cursor: &mut Cursor<'_>) -> Result<()> {
         let (name, span) = cursor.identifier("a column")?;
+        if self.columns.len() >= MAX_COLUMNS {
+            return Err(Error::invalid("TM100", "the source has too many columns")
+                .at(Some(span))
+                .because(format!("at most {MAX_COLUMNS} are read"))
+                .help("declare only the columns that queries use"));
+        }
         if self.columns.iter().any(|column| column.name == name) {
             return Err(Error::invalid("TM105", format!("column '{name}' is declared twice"))
                 .at(Some(span))

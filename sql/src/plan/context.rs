@@ -12,7 +12,7 @@ use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner};
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
 
-use super::functions::WideSum;
+use super::functions;
 use super::relation::WindowRelations;
 use crate::window::WindowSpec;
 
@@ -55,7 +55,7 @@ struct Functions {
 
 static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| {
     let mut scalar = HashMap::new();
-    for function in SessionStateDefaults::default_scalar_functions() {
+    for function in functions::scalar_functions() {
         for alias in function.aliases() {
             scalar.insert(alias.clone(), Arc::clone(&function));
         }
@@ -68,7 +68,7 @@ static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| {
         }
         aggregate.insert(function.name().to_owned(), function);
     }
-    aggregate.insert("sum".to_owned(), Arc::new(AggregateUDF::from(WideSum::new())));
+    aggregate.insert("sum".to_owned(), functions::wide_sum());
     let window = SessionStateDefaults::default_window_functions()
         .into_iter()
         .map(|function| (function.name().to_owned(), function))
@@ -94,11 +94,6 @@ static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| {
 /// The planner options every query is planned with.
 pub(crate) fn options() -> &'static ConfigOptions {
     &FUNCTIONS.options
-}
-
-/// The `sum` of this dialect, for sessions that run ad-hoc queries.
-pub fn wide_sum() -> Arc<AggregateUDF> {
-    Arc::clone(&FUNCTIONS.aggregate["sum"])
 }
 
 /// The catalog as one query sees it.

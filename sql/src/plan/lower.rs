@@ -16,10 +16,14 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr, create_physical_
 use tidemill_contract::{Error, Micros};
 
 use super::context::{Stream, StreamTable};
+use super::functions::as_written;
 use super::{QueryPlan, RowStep, Shape, Windowed, nullable};
 use crate::window::WindowSpec;
 
 mod aggregate;
+
+/// Most windows a row may lie in if it is not aggregated.
+const MAX_COPIES: i64 = 16;
 
 /// What a column means in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +87,8 @@ pub(super) fn lower(plan: &LogicalPlan, streams: &BTreeMap<String, Stream>) -> R
     let logical = plan.display_indent().to_string();
     let shape = match (cut.aggregation, cut.window) {
         (None, expand) => {
-            if expand.is_some() {
+            if let Some((window, _)) = &expand {
+                check_copies(window)?;
                 // Rows expanded by a window function carry the window of a row that may be emitted
                 // long before the window closes: no further window over them.
                 time_columns.clear();
@@ -112,6 +117,18 @@ pub(super) fn lower(plan: &LogicalPlan, streams: &BTreeMap<String, Stream>) -> R
     Ok(QueryPlan { input: cut.input, schema, time_columns, window, logical, shape })
 }
 
+/// Without an aggregation each row is given out once per window it lies in.
+fn check_copies(window: &WindowSpec) -> Result<()> {
+    if window.overlap() <= MAX_COPIES {
+        return Ok(());
+    }
+    refuse(
+        "TM212",
+        format!("each row would be given out {} times", window.overlap()),
+        "aggregate per window, or make the slide or step longer",
+    )
+}
+
 fn cut(plan: &LogicalPlan, streams: &BTreeMap<String, Stream>) -> Result<Cut> {
     match plan {
         LogicalPlan::TableScan(scan) => cut_scan(scan, streams),
@@ -123,7 +140,7 @@ fn cut(plan: &LogicalPlan, streams: &BTreeMap<String, Stream>) -> Result<Cut> {
         LogicalPlan::Filter(filter) => {
             let mut below = cut(&filter.input, streams)?;
             note_window_use(&mut below, &filter.predicate, filter.input.schema());
-            below.text.push_str(&format!("|filter {}", filter.predicate));
+            below.text.push_str(&format!("|filter {}", as_written(&filter.predicate)));
             below.steps.push(RowStep::Filter(physical(&filter.predicate, filter.input.schema())?));
             Ok(below)
         }
@@ -221,7 +238,7 @@ fn cut_projection(
         }
         roles.push(role);
         columns.push(physical(expr, input)?);
-        below.text.push_str(&format!("|project {expr}"));
+        below.text.push_str(&format!("|project {}", as_written(expr)));
     }
     below.roles = roles;
     below.steps.push(RowStep::Project(columns, nullable(plan.schema().as_arrow())));

@@ -29,10 +29,11 @@ use datafusion::sql::planner::SqlToRel;
 use tidemill_contract::{Micros, Result};
 
 pub(crate) use computed::plan_computed;
-pub use context::wide_sum;
 pub(crate) use context::{Context, Stream};
 pub use error::plan_error;
 pub(crate) use error::run_error;
+pub(crate) use functions::checked_operators;
+pub use functions::equip_session;
 
 use crate::parse::SelectQuery;
 use crate::window::WindowSpec;
@@ -140,10 +141,12 @@ fn logical_plan(
     prepare(plan)
 }
 
-/// Type coercion and constant folding; nothing that moves or removes operators.
+/// Checked operators, type coercion and constant folding; nothing that moves or removes operators.
 pub(crate) fn prepare(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
     let options = context::options();
-    let analyzed = Analyzer::new().execute_and_check(plan, options, |_, _| {})?;
+    let mut analyzer = Analyzer::new();
+    analyzer.add_function_rewrite(Arc::new(functions::CheckedOperators));
+    let analyzed = analyzer.execute_and_check(plan, options, |_, _| {})?;
     let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
     let config = OptimizerContext::new_with_config_options(Arc::new(options.clone()));
     optimizer.optimize(analyzed, &config, |_, _| {})

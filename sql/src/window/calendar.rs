@@ -67,7 +67,20 @@ impl Step {
 
     /// An upper bound in microseconds.
     pub(crate) fn longest(self) -> Micros {
-        if self.months == 0 { self.micros } else { i64::from(self.months) * 31 * DAY }
+        if self.months == 0 { self.micros } else { i64::from(self.months).saturating_mul(31 * DAY) }
+    }
+
+    /// Lower bound of this length.
+    fn shortest(self) -> Micros {
+        if self.months == 0 { self.micros } else { i64::from(self.months).saturating_mul(28 * DAY) }
+    }
+
+    /// Upper bound of how many of `part` begin within this length.
+    pub(crate) fn over(self, part: Self) -> i64 {
+        if self.months != 0 && part.months != 0 {
+            return i64::from((self.months - 1) / part.months) + 1;
+        }
+        (self.longest().saturating_sub(1) / part.shortest().max(1)).saturating_add(1)
     }
 }
 

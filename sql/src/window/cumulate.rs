@@ -85,6 +85,9 @@ impl Grid for Cumulate {
         let end = self.step_end(window.end);
         WindowBounds { start: self.full(end - 1).start, end }
     }
+    fn overlap(&self) -> i64 {
+        self.size.over(self.step)
+    }
     fn longest(&self) -> Micros {
         self.size.longest()
     }

@@ -79,6 +79,9 @@ impl Grid for Hop {
     fn next(&self, window: WindowBounds) -> WindowBounds {
         self.window(self.slide.index(window.start, self.offset).saturating_add(1))
     }
+    fn overlap(&self) -> i64 {
+        self.size.over(self.slide)
+    }
     fn longest(&self) -> Micros {
         self.size.longest()
     }

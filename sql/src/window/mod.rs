@@ -39,6 +39,11 @@ impl fmt::Debug for Kind {
     }
 }
 
+/// Most windows one row may lie in: closing or looking at them costs that many merges.
+pub const MAX_OVERLAP: i64 = 1_500;
+/// Longest window and largest offset: a hundred years, far from where time overflows.
+const MAX_LENGTH: Micros = 36_525 * 86_400_000_000;
+
 /// The window kinds.
 pub const KINDS: &[Kind] = &[tumble::KIND, hop::KIND, cumulate::KIND];
 
@@ -58,6 +63,10 @@ pub(crate) trait Grid: Send + Sync + fmt::Debug {
     fn next(&self, window: WindowBounds) -> WindowBounds;
     /// Upper bound of a window's length.
     fn longest(&self) -> Micros;
+    /// Upper bound of the number of windows one row lies in.
+    fn overlap(&self) -> i64 {
+        1
+    }
 }
 
 /// A window declaration: kind, intervals and offset.
@@ -106,6 +115,21 @@ impl WindowSpec {
             step.check(span)?;
         }
         let grid = (kind.build)(steps, offset).map_err(|error| error.at(span))?;
+        if grid.longest() > MAX_LENGTH || offset.saturating_abs() > MAX_LENGTH {
+            return Err(Error::invalid("TM212", "the window is too long")
+                .at(span)
+                .because("windows and offsets have at most 100 years"));
+        }
+        if grid.overlap() > MAX_OVERLAP {
+            let overlap = grid.overlap();
+            return Err(Error::invalid(
+                "TM212",
+                format!("a row lies in {overlap} windows at once"),
+            )
+            .at(span)
+            .because(format!("at most {MAX_OVERLAP} are kept: each costs work and memory"))
+            .help("make the slide or step longer, or the size shorter"));
+        }
         Ok(Self { kind: kind.name, steps: steps.to_vec(), offset, grid: grid.into() })
     }
 
@@ -122,6 +146,11 @@ impl WindowSpec {
     /// The windows that contain `time`, ascending by end.
     pub fn windows_at(&self, time: Micros) -> Vec<WindowBounds> {
         self.grid.windows_at(time)
+    }
+
+    /// Upper bound of the number of windows one row lies in.
+    pub fn overlap(&self) -> i64 {
+        self.grid.overlap()
     }
 
     pub(crate) fn grid(&self) -> &dyn Grid {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type};
+use tidemill_contract::{EventBatch, PartitionId, Watermark};
+use tidemill_sql::engine::Engine;
 
 use crate::oracle::canonical;
 use crate::stream::{Delivery, catalog, random_rows, run};
@@ -25,4 +28,87 @@ fn a_sum_beyond_64_bits_is_exact() {
         let expected = format!("2011-12-09T00:00:00|{total}|{}|64", -total);
         assert_eq!(canonical(&output["v"]), [expected]);
     }
+}
+
+/// A column over one hour of rows whose `big` is each of `values` in turn.
+fn over_big(select: &str, values: &[i64]) -> Result<Vec<String>, String> {
+    let view = format!(
+        "CREATE MATERIALIZED VIEW v AS SELECT {select} AS x, count(*) AS n FROM \
+         TABLE(TUMBLE(TABLE s, DESCRIPTOR(ts), INTERVAL '1' HOUR)) \
+         GROUP BY window_start, window_end, {select}"
+    );
+    run_big(&view, values)
+}
+
+/// What the view gives for one hour of rows.
+fn run_big(view: &str, values: &[i64]) -> Result<Vec<String>, String> {
+    let rows = random_rows(7, values.len(), 1_323_388_800_000_000, 3_600_000_000);
+    let index = rows.schema().index_of("big").expect("declared");
+    let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
+    columns[index] = Arc::new(Int64Array::from(values.to_vec()));
+    let rows = RecordBatch::try_new(rows.schema(), columns).expect("the same types");
+    let catalog = catalog(&[view.to_owned()]);
+    let mut engine = Engine::build(&catalog, "s", &["v".to_owned()]).expect("the engine builds");
+    let ts = rows.schema().index_of("ts").expect("declared");
+    let times = arrow::compute::cast(rows.column(ts), &DataType::Int64).expect("a time");
+    let batch = EventBatch {
+        partition: PartitionId(0),
+        event_time: Some(times.as_primitive::<Int64Type>().clone()),
+        record_index: (0..values.len() as u32).collect(),
+        rows,
+    };
+    engine.push(&batch).map_err(|error| error.to_string())?;
+    let closed = engine.advance(Watermark::MAX).map_err(|error| error.to_string())?;
+    let batches: Vec<RecordBatch> = closed.into_iter().map(|emission| emission.rows).collect();
+    Ok(canonical(&batches))
+}
+
+#[test]
+fn integer_arithmetic_is_exact_or_an_error() {
+    // What 128 bits say, which no 64-bit operation can overflow.
+    let edge = [i64::MIN, i64::MIN + 1, -3_037_000_500, -2, -1, 0, 1, 2, 3_037_000_500, i64::MAX];
+    let cases: [(&str, fn(i128) -> i128); 6] = [
+        ("big + 1", |big| big + 1),
+        ("big - 1", |big| big - 1),
+        ("big * big", |big| big * big),
+        ("-big", |big| -big),
+        ("(big - 1) + 1", |big| if big - 1 < i128::from(i64::MIN) { big - 1 } else { big }),
+        ("big * 9223372036854775807", |big| big * i128::from(i64::MAX)),
+    ];
+    for (select, exact) in cases {
+        for value in edge {
+            let exact = exact(i128::from(value));
+            let outcome = over_big(select, &[value]);
+            match i64::try_from(exact) {
+                Ok(fits) => assert_eq!(outcome, Ok(vec![format!("{fits}|1")]), "{select} {value}"),
+                Err(_) => {
+                    let error = outcome.expect_err(&format!("{select} of {value} wraps"));
+                    let named = ["verflow", "out of range"].iter().any(|word| error.contains(word));
+                    assert!(named, "{error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn time_beyond_its_type_is_an_error() {
+    for select in ["ts + INTERVAL '290000' YEAR", "ts - INTERVAL '290000' YEAR"] {
+        assert!(over_big(select, &[1]).is_err(), "{select}");
+    }
+}
+
+#[test]
+fn a_sum_of_long_decimals_is_exact_or_an_error() {
+    // Two of them are beyond what 128 bits hold.
+    let huge = "CAST('90000000000000000000000000000000000000' AS DECIMAL(38, 0))";
+    let view = format!(
+        "CREATE MATERIALIZED VIEW v AS SELECT sum(CASE WHEN big > 0 THEN {huge} ELSE -{huge} END) \
+         AS x FROM TABLE(TUMBLE(TABLE s, DESCRIPTOR(ts), INTERVAL '1' HOUR)) \
+         GROUP BY window_start, window_end"
+    );
+    assert!(run_big(&view, &[1; 8]).is_err(), "720000…0 does not fit 38 digits");
+    let mixed = [1, 1, 1, -1, -1, -1, 1];
+    let exact = "90000000000000000000000000000000000000";
+    assert_eq!(run_big(&view, &mixed), Ok(vec![exact.to_owned()]));
 }

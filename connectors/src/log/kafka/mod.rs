@@ -67,6 +67,8 @@ pub struct KafkaLog {
     settings: Arc<KafkaSettings>,
     admin: Arc<AdminClient<DefaultClientContext>>,
     lookup: Arc<BaseConsumer>,
+    /// Bytes a reader or writer may hold, `None` for the clients' defaults.
+    buffer_bytes: Option<usize>,
 }
 
 impl fmt::Debug for KafkaLog {
@@ -85,7 +87,23 @@ impl KafkaLog {
         check_properties(&settings.properties)?;
         let admin = properties::client(&settings).create().map_err(|e| failure::setup(&e))?;
         let lookup = properties::lookup(&settings).create().map_err(|e| failure::setup(&e))?;
-        Ok(Self { settings: Arc::new(settings), admin: Arc::new(admin), lookup: Arc::new(lookup) })
+        let (settings, admin, lookup) = (Arc::new(settings), Arc::new(admin), Arc::new(lookup));
+        Ok(Self { settings, admin, lookup, buffer_bytes: None })
+    }
+
+    /// Bounds what each reader and each writer holds: the reader's over all its partitions.
+    #[must_use]
+    pub fn buffering(mut self, bytes: usize) -> Self {
+        self.buffer_bytes = Some(bytes);
+        self
+    }
+
+    /// Another cluster, with the same bounds.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_settings(&self, settings: KafkaSettings) -> Result<Self> {
+        Ok(Self { buffer_bytes: self.buffer_bytes, ..Self::new(settings)? })
     }
 
     /// The settings it was made with.
@@ -211,7 +229,7 @@ impl KafkaLog {
         group: &str,
         start: &BTreeMap<i32, i64>,
     ) -> Result<KafkaReader> {
-        KafkaReader::open(&self.settings, topic, group, start)
+        KafkaReader::open(&self.settings, self.buffer_bytes, topic, group, start)
     }
 
     /// An idempotent writer with its own client.
@@ -219,7 +237,7 @@ impl KafkaLog {
     /// # Errors
     /// `TM520` if librdkafka refuses the properties.
     pub fn writer(&self) -> Result<KafkaWriter> {
-        KafkaWriter::open(&self.settings)
+        KafkaWriter::open(&self.settings, self.buffer_bytes)
     }
 
     /// Reads `[from, to)` of every partition in `from` whole into memory: for recovery, where the

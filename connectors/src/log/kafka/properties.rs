@@ -52,6 +52,18 @@ pub const ALLOWED: &[&str] = &[
     "ssl.key.pem",
 ];
 
+/// Most bytes a reader keeps ready per partition, and the least.
+const QUEUE_BYTES: usize = 16 << 20;
+const QUEUE_BYTES_MIN: usize = 256 << 10;
+/// Bytes the client needs for each queued record beside its own.
+const RECORD_OVERHEAD: usize = 512;
+/// Bytes a reader asks for per partition at a time, at most.
+const FETCH_BYTES: usize = 4 << 20;
+/// Bytes one answer of a broker may have: librdkafka's default.
+const ANSWER_BYTES: usize = 50 << 20;
+/// Bytes a writer holds that are not acknowledged.
+const BUFFER_BYTES: usize = 64 << 20;
+
 /// Properties that only make sense for one kind of client; librdkafka warns about the others.
 const PRODUCER_ONLY: &[&str] = &[
     "batch.size",
@@ -102,8 +114,14 @@ pub(super) fn lookup(settings: &KafkaSettings) -> ClientConfig {
     config
 }
 
-/// A reader: explicit positions, nothing automatic, small pauses, bounded queues.
-pub(super) fn reader(settings: &KafkaSettings, group: &str) -> ClientConfig {
+/// A reader: explicit positions, nothing automatic, small pauses, bounded queues. `buffer_bytes`
+/// are shared by all partitions: librdkafka's own limit holds for each.
+pub(super) fn reader(
+    settings: &KafkaSettings,
+    group: &str,
+    buffer_bytes: Option<usize>,
+    partitions: usize,
+) -> ClientConfig {
     let mut config = base(settings, |key| !PRODUCER_ONLY.contains(&key));
     let group = settings.properties.get("group.id").map_or(group, String::as_str);
     config
@@ -116,20 +134,37 @@ pub(super) fn reader(settings: &KafkaSettings, group: &str) -> ClientConfig {
         // The default of 1 s makes a full local queue cost a second each time.
         .set("fetch.queue.backoff.ms", "2")
         .set("statistics.interval.ms", "500");
-    or_default(&mut config, "queued.max.messages.kbytes", "16384");
     or_default(&mut config, "fetch.wait.max.ms", "100");
-    or_default(&mut config, "fetch.message.max.bytes", "4194304");
+    let total = buffer_bytes.unwrap_or(QUEUE_BYTES * partitions.max(1));
+    let each = (total / partitions.max(1)).clamp(QUEUE_BYTES_MIN, QUEUE_BYTES);
+    or_default(&mut config, "queued.max.messages.kbytes", &(each / 1024).to_string());
+    let records = (each / RECORD_OVERHEAD).clamp(1_000, 100_000);
+    config.set("queued.min.messages", records.to_string());
+    let is_sized = ["fetch.message.max.bytes", "max.partition.fetch.bytes"]
+        .iter()
+        .any(|key| settings.properties.contains_key(*key));
+    if !is_sized {
+        // Compressed records come as many times more.
+        let fetch = (each / 16).clamp(QUEUE_BYTES_MIN / 2, FETCH_BYTES).to_string();
+        or_default(&mut config, "fetch.message.max.bytes", &fetch);
+    }
+    if let Some(total) = buffer_bytes {
+        // One answer of a broker is for many partitions; a single larger record still comes.
+        let answer = total.clamp(1 << 20, ANSWER_BYTES);
+        or_default(&mut config, "fetch.max.bytes", &answer.to_string());
+    }
     config
 }
 
 /// A writer: idempotent, acknowledged by all replicas, bounded buffer.
-pub(super) fn writer(settings: &KafkaSettings) -> ClientConfig {
+pub(super) fn writer(settings: &KafkaSettings, buffer_bytes: Option<usize>) -> ClientConfig {
+    let buffer = buffer_bytes.unwrap_or(BUFFER_BYTES).clamp(QUEUE_BYTES_MIN, BUFFER_BYTES);
     let mut config = base(settings, |key| !CONSUMER_ONLY.contains(&key) && key != "group.id");
     config
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("partitioner", "murmur2_random")
-        .set("queue.buffering.max.kbytes", "65536")
+        .set("queue.buffering.max.kbytes", (buffer / 1024).to_string())
         .set("queue.buffering.max.messages", "200000");
     if !settings.properties.contains_key("linger.ms") {
         or_default(&mut config, "queue.buffering.max.ms", "5");

@@ -102,15 +102,17 @@ impl fmt::Debug for KafkaReader {
 impl KafkaReader {
     pub(super) fn open(
         settings: &KafkaSettings,
+        buffer_bytes: Option<usize>,
         topic: &str,
         group: &str,
         start: &BTreeMap<i32, i64>,
     ) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let context = Context { topic: topic.to_owned(), shared: Arc::clone(&shared) };
-        let consumer: BaseConsumer<Context> = properties::reader(settings, group)
-            .create_with_context(context)
-            .map_err(|e| failure::setup(&e))?;
+        let consumer: BaseConsumer<Context> =
+            properties::reader(settings, group, buffer_bytes, start.len())
+                .create_with_context(context)
+                .map_err(|e| failure::setup(&e))?;
         let consumer = Arc::new(consumer);
 
         let mut assignment = TopicPartitionList::new();

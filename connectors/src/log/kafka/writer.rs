@@ -64,9 +64,9 @@ impl fmt::Debug for KafkaWriter {
 }
 
 impl KafkaWriter {
-    pub(super) fn open(settings: &KafkaSettings) -> Result<Self> {
+    pub(super) fn open(settings: &KafkaSettings, buffer_bytes: Option<usize>) -> Result<Self> {
         let deliveries = Arc::new(Deliveries::default());
-        let producer = properties::writer(settings)
+        let producer = properties::writer(settings, buffer_bytes)
             .create_with_context(Context(Arc::clone(&deliveries)))
             .map_err(|e| failure::setup(&e))?;
         Ok(Self { producer, deliveries })

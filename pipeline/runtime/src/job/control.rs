@@ -14,6 +14,8 @@ pub(crate) enum Control {
     View {
         /// The view.
         view: String,
+        /// Bytes the rows of open windows may have.
+        limit: usize,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<ViewSnapshot>>,
     },

@@ -16,17 +16,17 @@ use crate::{
     quarantine,
 };
 
-/// Records and bytes taken from one partition at a time: enough for the operators to be busy with
-/// columns, little enough that a message to the job waits a few milliseconds.
+/// Records taken from one partition at a time: enough for the operators to be busy with columns,
+/// little enough that a message to the job waits a few milliseconds.
 const BATCH_RECORDS: usize = 8192;
-const BATCH_BYTES: usize = 4 << 20;
 
 impl Run<'_> {
     /// Reads one batch of the partition that should be read next; false if none has records.
     pub(super) fn read_next(&mut self) -> Result<bool> {
+        let batch_bytes = self.environment.memory.batch_bytes();
         let mut empty = Vec::new();
         while let Some(partition) = self.clock.next_partition(&empty) {
-            let raw = self.reader.poll(partition, BATCH_RECORDS, BATCH_BYTES)?;
+            let raw = self.reader.poll(partition, BATCH_RECORDS, batch_bytes)?;
             let raw = self.within_bound(raw);
             let has_records = !raw.records.is_empty();
             if has_records {

@@ -17,6 +17,7 @@ use tidemill_sql::{
 use super::{
     JobConfig, JobEnvironment,
     control::Change,
+    memory::MemoryGuard,
     position::starting_progress,
     run::{Run, Stopwatch},
     sink::SinkWriter,
@@ -91,6 +92,7 @@ impl<'a> Run<'a> {
             compaction: None,
             cleaning: None,
             cleaned_at: None,
+            guard: MemoryGuard::new(),
             committed_at: now,
             told_at: now,
             grown_at: now,

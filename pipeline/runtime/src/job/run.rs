@@ -22,6 +22,7 @@ use super::{
     compact::Compaction,
     control::Change,
     count::{self, RecordCount},
+    memory::MemoryGuard,
     sink::SinkWriter,
     tables::{Flush, Tables},
 };
@@ -105,6 +106,7 @@ pub(super) struct Run<'a> {
     /// Files nobody needs being taken away beside this work.
     pub(super) cleaning: Option<Cleaning>,
     pub(super) cleaned_at: Option<Instant>,
+    pub(super) guard: MemoryGuard,
     pub(super) committed_at: Instant,
     pub(super) told_at: Instant,
     pub(super) grown_at: Instant,
@@ -122,8 +124,9 @@ impl Run<'_> {
                 continue;
             }
             self.learn_bound();
-            let read = self.read_next()?;
+            let read = !self.must_pause_reading()? && self.read_next()?;
             self.advance()?;
+            self.watch_state()?;
             if self.clock.is_finished() {
                 self.settle()?;
             } else {
@@ -200,7 +203,9 @@ impl Run<'_> {
     }
 
     fn is_commit_due(&self) -> bool {
-        if self.outbox.len() >= OUTBOX_RECORDS || self.tables.is_large() {
+        let outbox_limit = self.environment.memory.buffer_limit();
+        let outbox = self.outbox.len() >= OUTBOX_RECORDS || self.outbox.bytes() >= outbox_limit;
+        if outbox || self.tables.is_large() {
             return true;
         }
         let waited = self.committed_at.elapsed() >= self.environment.commit_interval;
@@ -250,6 +255,7 @@ impl Run<'_> {
             status.rows_late = counters.values().map(|count| count.late).sum();
             status.lag_records = lag;
             status.open_slices = self.engine.open_slices();
+            status.state_bytes = self.guard.state_bytes();
             status.conservation_drift = drift;
             status.counters = count::shown(&counters);
         });

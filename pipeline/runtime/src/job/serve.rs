@@ -32,9 +32,9 @@ impl Run<'_> {
                 }
             };
             match message {
-                Control::View { view, reply } => {
+                Control::View { view, limit, reply } => {
                     // Whoever asked may have given up.
-                    let _gone = reply.send(self.view(&view)).is_err();
+                    let _gone = reply.send(self.view(&view, limit)).is_err();
                 }
                 Control::Stall { view, reply } => {
                     let _gone = reply.send(Ok(self.stall(&view))).is_err();
@@ -91,7 +91,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn view(&mut self, view: &str) -> Result<ViewSnapshot> {
+    fn view(&mut self, view: &str, limit: usize) -> Result<ViewSnapshot> {
         let schema = self.config.catalog.query(view).map(|query| Arc::clone(&query.schema));
         let Some(schema) = schema.filter(|_| self.tables.contains(view)) else {
             return Err(Error::internal(format!(
@@ -99,7 +99,15 @@ impl Run<'_> {
                 self.config.name
             )));
         };
-        let live = self.engine.peek(view)?.into_iter().map(|emission| emission.rows).collect();
+        let Some(live) = self.engine.peek(view, limit)? else {
+            return Err(Error::invalid(
+                "TM603",
+                format!("the open windows of '{view}' are too large"),
+            )
+            .because(format!("a look at them may take {} MiB", limit >> 20))
+            .help("wait until they are closed, or read the view's table in the bucket"));
+        };
+        let live = live.into_iter().map(|emission| emission.rows).collect();
         let (files, closed) = (self.tables.files(view), self.tables.rows(view));
         Ok(ViewSnapshot { schema, files, closed, live })
     }

@@ -23,6 +23,7 @@ struct Buffer {
     joined: Vec<RecordBatch>,
     recent: Vec<RecordBatch>,
     rows: usize,
+    bytes: usize,
     since: Option<Instant>,
     files: Vec<String>,
     /// Files that came since the last look at whether there are too many small ones.
@@ -32,6 +33,7 @@ struct Buffer {
 impl Buffer {
     fn push(&mut self, rows: RecordBatch) -> Result<()> {
         self.rows += rows.num_rows();
+        self.bytes += rows.get_array_memory_size();
         self.since.get_or_insert_with(Instant::now);
         self.recent.push(rows);
         if self.recent.len() >= JOIN_BATCHES {
@@ -50,6 +52,7 @@ impl Buffer {
 
     fn take(&mut self) -> Vec<RecordBatch> {
         self.rows = 0;
+        self.bytes = 0;
         self.since = None;
         let mut taken = std::mem::take(&mut self.joined);
         taken.append(&mut self.recent);
@@ -62,6 +65,8 @@ impl Buffer {
 pub(crate) struct FlushSettings {
     /// Rows of one view.
     pub(crate) rows: usize,
+    /// Bytes of all views' rows.
+    pub(crate) bytes: usize,
     /// Age of the oldest row.
     pub(crate) age: Duration,
 }
@@ -109,12 +114,17 @@ impl Tables {
 
     /// Some buffer is large or old enough for a file.
     pub(crate) fn is_due(&self) -> bool {
-        self.views.values().any(|buffer| self.settings.is_due(buffer))
+        self.is_crowded() || self.views.values().any(|buffer| self.settings.is_due(buffer))
     }
 
     /// Some buffer has the rows of a full file.
     pub(crate) fn is_large(&self) -> bool {
-        self.views.values().any(|buffer| buffer.rows >= self.settings.rows)
+        self.is_crowded() || self.views.values().any(|buffer| buffer.rows >= self.settings.rows)
+    }
+
+    /// All buffers together hold as much as they may.
+    fn is_crowded(&self) -> bool {
+        self.views.values().map(|buffer| buffer.bytes).sum::<usize>() >= self.settings.bytes
     }
 
     /// Some buffer holds rows.
@@ -125,6 +135,7 @@ impl Tables {
     /// Takes out the rows that get a file with this commit.
     pub(crate) fn take(&mut self, flush: Flush) -> BTreeMap<String, Vec<RecordBatch>> {
         let settings = self.settings;
+        let flush = if self.is_crowded() { Flush::All } else { flush };
         self.views
             .iter_mut()
             .filter(|(_, buffer)| buffer.rows > 0)

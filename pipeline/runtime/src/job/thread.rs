@@ -28,6 +28,7 @@ pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Recei
         let epoch_before = epoch(environment, &config.name);
         let changes = RefCell::default();
         let ended = live(environment, &config, &changes, inbox);
+        environment.memory.forget_state(&config.name);
         for change in changes.take() {
             change.apply(&mut config);
         }

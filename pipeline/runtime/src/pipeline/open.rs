@@ -16,7 +16,7 @@ use tidemill_contract::{Error, Result};
 use tokio::sync::Mutex;
 
 use super::{Pipeline, State, registry::CatalogState};
-use crate::{query::VerifiedFiles, settings::Settings, status::Board};
+use crate::{memory::Memory, settings::Settings, status::Board};
 
 /// Name of the lock file in the data folder.
 const LOCK_FILE: &str = "lock";
@@ -45,6 +45,8 @@ impl Pipeline {
                     listen: settings.broker_listen,
                     data_dir: data_dir.join("broker"),
                     default_partitions: 1,
+                    inflight_bytes_max: (settings.memory_budget / 16).min(256 << 20),
+                    message_bytes_max: (settings.memory_budget as u64 / 16).min(32 << 20),
                     ..BrokerConfig::default()
                 };
                 let broker = Broker::start(config).await?;
@@ -53,7 +55,9 @@ impl Pipeline {
             }
         };
         let properties = settings.kafka_properties.clone();
+        let memory = Arc::new(Memory::new(settings.memory_budget));
         let log = KafkaLog::new(KafkaSettings { brokers, properties })?;
+        let log = log.buffering(memory.client_limit());
         let writer = uuid::Uuid::new_v4().to_string();
         let catalog = CatalogState::open(store::Store::clone(&store), writer.clone()).await?;
         Ok(Arc::new(Self {
@@ -63,8 +67,9 @@ impl Pipeline {
             log,
             store,
             bucket_url,
-            verified: VerifiedFiles::default(),
+            verified: Arc::default(),
             board: Arc::new(Board::default()),
+            memory,
             writer,
             state: Mutex::new(State { catalog, supervisor: None }),
         }))

@@ -1,6 +1,8 @@
 //! Statements: checked against the connectors, registered, applied to what runs.
 
-use tidemill_connectors::{sinks, sources};
+use std::sync::Arc;
+
+use tidemill_connectors::{sinks, sources, store::Store};
 use tidemill_contract::{Error, Result, SinkSpec};
 use tidemill_sql::{
     catalog::{Applied, Catalog},
@@ -30,15 +32,15 @@ impl Pipeline {
     async fn execute_one(&self, parsed: &Parsed) -> Result<StatementResult> {
         match &parsed.statement {
             Statement::Select(select) => {
-                let catalog = self.catalog().await;
                 let probes = self.probes().await;
-                let probe = |view: &str| probes(view);
                 let scope = Scope {
-                    catalog: &catalog,
-                    store: &self.store,
-                    log: &self.log,
-                    verified: &self.verified,
-                    probe: &probe,
+                    catalog: self.catalog().await,
+                    store: Store::clone(&self.store),
+                    log: self.log.clone(),
+                    verified: Arc::clone(&self.verified),
+                    probe: Arc::new(probes),
+                    memory: Arc::clone(&self.memory),
+                    timeout: self.settings.query_timeout,
                 };
                 query::select(&scope, select).await
             }
@@ -119,8 +121,8 @@ impl Pipeline {
         stall::explain(name, source, stall)
     }
 
-    async fn catalog(&self) -> std::sync::Arc<Catalog> {
-        std::sync::Arc::clone(&self.state.lock().await.catalog.registry.catalog)
+    async fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.state.lock().await.catalog.registry.catalog)
     }
 
     /// Whom to ask for each view, as of now.

@@ -28,6 +28,8 @@ pub enum Kind {
     Duration,
     /// A whole number from 1.
     Count,
+    /// A number of bytes, `512 MiB`, `2 GiB`; at least the smallest budget.
+    Bytes,
     /// `true` or `false`.
     Flag,
 }
@@ -80,6 +82,8 @@ pub const KEYS: &[Key] = &[
     key("storage.clean_interval", Kind::Duration, Some("1h"), "Time between two clean-ups of a job's tables: files nobody needs go."),
     key("storage.orphan_age", Kind::Duration, Some("24h"), "How long files of abandoned compactions and jobs stay."),
     key("storage.file_retention", Kind::Duration, Some("168h"), "How long files stay that a compaction replaced: readers of older table versions need them."),
+    key("memory.budget", Kind::Bytes, None, "Memory the process stays within, at least 128 MiB; not set: half of the machine's or the container's."),
+    key("query.timeout", Kind::Duration, Some("30s"), "Longest time an ad-hoc SELECT may take."),
     key("state.data_dir", Kind::Text, Some("./tidemill-data"), "Folder of the embedded broker and of the default bucket."),
     key("state.commit_interval", Kind::Duration, Some("1s"), "Time between commits of a job."),
     key("state.flush_interval", Kind::Duration, Some("10s"), "Longest time a closed window waits for its Parquet file."),
@@ -168,6 +172,11 @@ impl Config {
             bucket_options: self.bucket_options()?,
             commit_interval: parse_duration(self.get("state.commit_interval").unwrap_or("1s"))?,
             flush_interval: parse_duration(self.get("state.flush_interval").unwrap_or("10s"))?,
+            memory_budget: match self.get("memory.budget") {
+                Some(text) => value::parse_budget(text)?,
+                None => tidemill_runtime::default_budget(),
+            },
+            query_timeout: parse_duration(self.get("query.timeout").unwrap_or("30s"))?,
             flush_rows: self
                 .get("state.flush_rows")
                 .and_then(|rows| rows.parse().ok())

@@ -17,6 +17,7 @@ pub(super) fn check(kind: Kind, text: &str) -> Result<()> {
             Ok(count) if count > 0 => Ok(()),
             _ => Err(wrong(text, "a whole number from 1")),
         },
+        Kind::Bytes => parse_budget(text).map(drop),
         Kind::Flag => match text {
             "true" | "false" => Ok(()),
             _ => Err(wrong(text, "true or false")),
@@ -38,6 +39,13 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration> {
         .filter(|&micros| micros > 0)
         .map(Duration::from_micros)
         .ok_or_else(|| wrong(text, "a duration such as 500ms, 1s, 5m or 1h"))
+}
+
+/// `512 MiB`, `2 GiB`: a budget of memory a process can start with.
+pub(super) fn parse_budget(text: &str) -> Result<usize> {
+    tidemill_runtime::parse_bytes(text)
+        .filter(|bytes| *bytes >= tidemill_runtime::BUDGET_MIN)
+        .ok_or_else(|| wrong(text, "an amount of memory from 128 MiB, such as 512 MiB or 2 GiB"))
 }
 
 fn wrong(text: &str, expected: &str) -> Error {

@@ -17,6 +17,7 @@ use datafusion::scalar::ScalarValue;
 use tidemill_contract::Error;
 
 use super::{Cut, Role, external, note_window_use, physical, refuse, role_of, unbounded};
+use crate::plan::functions::as_written;
 use crate::plan::{Aggregate, OutputColumn, RowStep, nullable};
 
 /// Aggregates whose result depends on row order; without ORDER BY they get event-time order.
@@ -140,7 +141,8 @@ impl Keys {
                 plain.push(expr.clone());
             }
         }
-        let text = plain.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let text =
+            plain.iter().map(|key| as_written(key).to_string()).collect::<Vec<_>>().join(", ");
         Ok(Self { group_by: PhysicalGroupBy::new_single(keys), layout, plain, text })
     }
 
@@ -167,7 +169,7 @@ impl Keys {
             sets.iter().map(|set| exprs.iter().map(|expr| !set.contains(expr)).collect()).collect();
         let text = format!(
             "{} sets {groups:?}",
-            exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            exprs.iter().map(|key| as_written(key).to_string()).collect::<Vec<_>>().join(", ")
         );
         Ok(Self { group_by: PhysicalGroupBy::new(keys, nulls, groups, true), layout, plain, text })
     }
@@ -196,7 +198,7 @@ fn lower_aggregate(expr: &Expr, input: &DFSchema, roles: &[Role]) -> Result<Aggr
     let mut arguments = lowered.aggregate.expressions();
     arguments.extend(lowered.aggregate.order_bys().iter().map(|by| Arc::clone(&by.expr)));
     Ok(Aggregate {
-        text: expr.to_string(),
+        text: as_written(&expr).to_string(),
         function: lowered.aggregate,
         arguments,
         filter: lowered.filter,

@@ -1,7 +1,10 @@
-//! Functions whose DataFusion behaviour is not ours: `sum` over integers widens, never wraps.
+//! `sum` over integers widens, never wraps.
 //!
 //! DataFusion's `sum` adds 64-bit integers with wrapping; here integers are first cast to
-//! `DECIMAL(20, 0)`, so their sum is a `DECIMAL(30, 0)`. All else is DataFusion's own code.
+//! `DECIMAL(20, 0)`, so their sum is a `DECIMAL(30, 0)`. Long decimals are added up in 256 bits
+//! ([`super::large_sum`]). All else is DataFusion's own code.
+
+use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::Result;
@@ -10,6 +13,8 @@ use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility,
 };
+
+use super::large_sum::{Widened, wide_type};
 
 /// `sum` with integer arguments widened to decimals.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -55,10 +60,19 @@ impl AggregateUDFImpl for WideSum {
         self.inner.return_type(arg_types)
     }
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        self.inner.accumulator(args)
+        let Some(wide) = wide_type(args.expr_fields[0].data_type()) else {
+            return self.inner.accumulator(args);
+        };
+        let narrow = args.return_field.data_type().clone();
+        let inner = self.inner.accumulator(widened(args, &wide))?;
+        Ok(Box::new(Widened { wide, narrow, inner }))
     }
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        self.inner.state_fields(args)
+        let Some(wide) = wide_type(args.input_fields[0].data_type()) else {
+            return self.inner.state_fields(args);
+        };
+        let return_field = with_type(&args.return_field, &wide);
+        self.inner.state_fields(StateFieldsArgs { return_field, ..args })
     }
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
         self.inner.groups_accumulator_supported(args)
@@ -67,6 +81,21 @@ impl AggregateUDFImpl for WideSum {
         &self,
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
-        self.inner.create_groups_accumulator(args)
+        let Some(wide) = wide_type(args.expr_fields[0].data_type()) else {
+            return self.inner.create_groups_accumulator(args);
+        };
+        let narrow = args.return_field.data_type().clone();
+        let inner = self.inner.create_groups_accumulator(widened(args, &wide))?;
+        Ok(Box::new(Widened { wide, narrow, inner }))
     }
+}
+
+/// The same aggregate over the wide type.
+fn widened<'a>(args: AccumulatorArgs<'a>, wide: &DataType) -> AccumulatorArgs<'a> {
+    let return_field = with_type(&args.return_field, wide);
+    AccumulatorArgs { return_field, ..args }
+}
+
+fn with_type(field: &FieldRef, data_type: &DataType) -> FieldRef {
+    Arc::new(field.as_ref().clone().with_data_type(data_type.clone()))
 }

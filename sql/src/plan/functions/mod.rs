@@ -1,0 +1,75 @@
+//! Functions and operators whose DataFusion behaviour is not ours.
+//!
+//! - `sum` over integers widens, never wraps ([`sum`]).
+//! - `+`, `-`, `*` over integers fail on overflow, never wrap; `||` is bounded ([`checked`]).
+//! - Functions that make much out of little are bounded ([`bounded`]), or not there ([`LEFT_OUT`]).
+
+mod bounded;
+mod checked;
+mod large_sum;
+mod sum;
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::execution::{FunctionRegistry, SessionStateDefaults, context::SessionContext};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+
+use super::run_error;
+pub(crate) use checked::{CheckedOperators, as_written, checked_operators};
+
+/// Functions that are not there: they make any amount of memory out of a few letters, or speak of
+/// DataFusion's inside.
+const LEFT_OUT: &[&str] = &[
+    "range",
+    "generate_series",
+    "array_repeat",
+    "list_repeat",
+    "array_resize",
+    "list_resize",
+    "arrow_cast",
+    "arrow_try_cast",
+    "cast_to_type",
+    "try_cast_to_type",
+    "with_metadata",
+    "arrow_metadata",
+    "arrow_field",
+    "input_file_name",
+    "file_row_index",
+    "version",
+];
+
+/// All scalar functions of the dialect.
+pub(crate) fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+    SessionStateDefaults::default_scalar_functions()
+        .into_iter()
+        .filter(|function| !LEFT_OUT.contains(&function.name()))
+        .map(bounded::bound)
+        .collect()
+}
+
+/// The `sum` of the dialect.
+pub(crate) fn wide_sum() -> Arc<AggregateUDF> {
+    Arc::new(AggregateUDF::from(sum::WideSum::new()))
+}
+
+/// Gives a session for ad-hoc queries the functions and operators that registered queries have.
+///
+/// # Errors
+/// If DataFusion refuses one of them.
+pub fn equip_session(session: &mut SessionContext) -> tidemill_contract::Result<()> {
+    for name in LEFT_OUT {
+        // A name this version does not know is as good as removed.
+        let _unknown = session.deregister_udf(name).is_err();
+        session.deregister_udtf(name);
+    }
+    equip(session).map_err(|error| run_error(&error))
+}
+
+fn equip(registry: &mut dyn FunctionRegistry) -> Result<()> {
+    for function in scalar_functions() {
+        registry.register_udf(function)?;
+    }
+    registry.register_udaf(wide_sum())?;
+    registry.register_function_rewrite(Arc::new(CheckedOperators))
+}
