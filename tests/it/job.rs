@@ -383,7 +383,7 @@ async fn after_loss(folder: &Path, events: &[Event]) -> JobStatus {
     let pipeline = open(folder).await;
     produce(&pipeline, events).await;
     pipeline.start().await.unwrap();
-    until(&pipeline, "the job fails", |job| job.state == "failed").await;
+    until(&pipeline, "the job is parked", |job| job.state == "parked").await;
     let status = job(&pipeline, "events");
     assert_eq!(pipeline.wait_drained().await.unwrap_err().code, "TM501");
     pipeline.stop().await.unwrap();

@@ -15,6 +15,7 @@ mod cli;
 mod demo;
 mod docs;
 mod feed;
+mod isolation;
 mod job;
 mod lake;
 mod ledger;

@@ -3,7 +3,7 @@
 //! `commits/<job>/<epoch:020>.json`, created with a conditional put. Everything it names was
 //! uploaded before; publication after it is roll-forward and idempotent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,28 @@ pub struct OutboxFile {
     pub crc32c: u32,
 }
 
+/// Queries that leave a job for a job of their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// The queries, each with the number of its `CREATE` statement.
+    pub queries: BTreeMap<String, u64>,
+    /// Views whose files of the commit before go with them.
+    pub tables: BTreeSet<String>,
+    /// Topics whose records of the commit before go with them.
+    pub topics: BTreeSet<String>,
+    /// File sinks whose bytes of the commit before go with them.
+    pub file_sinks: BTreeSet<String>,
+}
+
+/// The commit under whose name a table knows some files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its job.
+    pub job: String,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
 /// One epoch of one job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Commit {
@@ -88,4 +110,15 @@ pub struct Commit {
     pub counters: BTreeMap<String, u64>,
     /// Version of the registered queries (catalog sequence) this was computed with.
     pub catalog_version: u64,
+    /// Queries whose results this job publishes, each with the number of its `CREATE` statement.
+    /// Older records have none: theirs are in the header of the state.
+    #[serde(default)]
+    pub queries: Option<BTreeMap<String, u64>>,
+    /// Queries that left with this commit, by the job that has them from here on. Its first commit
+    /// is made from this one and the one before.
+    #[serde(default)]
+    pub splits: BTreeMap<String, Split>,
+    /// `files` were part of another job's commit: their tables know them under its name.
+    #[serde(default)]
+    pub origin: Option<Origin>,
 }

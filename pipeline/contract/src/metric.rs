@@ -35,6 +35,7 @@ metrics! {
     OPEN_WINDOWS, "tidemill_open_slices", "gauge", ["job"], "Open time slices held in state.";
     STATE_BYTES, "tidemill_state_bytes", "gauge", ["job"], "Size of the last state snapshot.";
     STATE_MEMORY_BYTES, "tidemill_state_memory_bytes", "gauge", ["job"], "Memory the operators' state takes.";
+    JOB_PARKED, "tidemill_job_parked", "gauge", ["job"], "1 while the job is given up and waits for RESUME, else 0.";
     EPOCH, "tidemill_epoch", "gauge", ["job"], "Last committed epoch.";
     COMMIT_SECONDS, "tidemill_commit_seconds", "histogram", ["job"], "Time from snapshot to commit record.";
     FEED_ROWS, "tidemill_feed_rows_total", "counter", ["source"], "Rows a feed appended to its topic.";

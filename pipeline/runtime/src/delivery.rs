@@ -18,6 +18,9 @@
 //!   try is `roll_forward`;
 //! - the writer is this job's own: a flush speaks of this job's records only.
 //!
+//! A place that refuses its part (a file that cannot be written, a topic that is not allowed) does
+//! not keep the others from theirs: each gets its part, and `failures` names those that did not.
+//!
 //! On the wire it is at least once with one stable id: a record whose acknowledgement was lost
 //! *while it was still under way* may land after the look-up. Readers that must not see that
 //! drop repeated `tm-id`s.
@@ -25,14 +28,14 @@
 mod file;
 mod topic;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tidemill_connectors::failpoint;
 use tidemill_connectors::log::kafka::{KafkaLog, KafkaWriter};
 use tidemill_connectors::sinks::delta;
 use tidemill_connectors::store::Store;
-use tidemill_contract::{Commit, Error, LogWriter, Result, StagedFile};
+use tidemill_contract::{Commit, Error, ErrorKind, LogWriter, Result, StagedFile};
 
 use crate::outbox::Outbox;
 use crate::publish::read_outbox;
@@ -45,6 +48,20 @@ const PARALLEL: usize = 4;
 /// Where topics end, per topic and partition: `Commit::topic_floor`.
 pub type TopicFloor = BTreeMap<String, BTreeMap<i32, i64>>;
 
+/// A place where results are shown.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The table of a view.
+    Table(String),
+    /// A topic, by its name on the broker.
+    Topic(String),
+    /// The file of a sink, by the sink's name.
+    File(String),
+}
+
+/// Places that did not get their part, each with the reason.
+pub type Failures = Vec<(Place, Error)>;
+
 /// Publishes the commits of one job.
 #[derive(Debug)]
 pub struct Delivery {
@@ -52,12 +69,25 @@ pub struct Delivery {
     log: KafkaLog,
     /// Made at first use: most jobs append to nothing.
     writer: Option<KafkaWriter>,
+    /// Places that others deliver to, or nobody.
+    skipped: BTreeSet<Place>,
+    failures: Failures,
 }
 
 impl Delivery {
     /// Publishes to the tables of `store` and the topics of `log`.
     pub fn new(store: Store, log: KafkaLog) -> Self {
-        Self { store, log, writer: None }
+        Self { store, log, writer: None, skipped: BTreeSet::new(), failures: Vec::new() }
+    }
+
+    /// Leaves places out of [`Self::roll_forward`].
+    pub fn skip(&mut self, places: impl IntoIterator<Item = Place>) {
+        self.skipped.extend(places);
+    }
+
+    /// The places at fault if the last [`Self::roll_forward`] failed; empty if no place alone was.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     /// Where the topics of an outbox end now. To be asked after the publication before is
@@ -84,7 +114,7 @@ impl Delivery {
     /// # Errors
     /// Kind `Unavailable` if trying again may help; else what makes it impossible.
     pub async fn publish(&mut self, commit: &Commit, outbox: &Outbox) -> Result<()> {
-        self.publish_tables(commit).await?;
+        first(&self.publish_tables(commit).await?)?;
         let staged = commit.outbox.as_ref().map_or(0, |object| object.records);
         if staged != outbox.len() as u64 {
             let what = format!("epoch {}: the outbox is not the one staged", commit.epoch);
@@ -94,9 +124,10 @@ impl Delivery {
             return Ok(());
         }
         if !outbox.topics().is_empty() {
-            topic::append(self.writer()?, outbox, &topic::Present::default()).await?;
+            let topics = outbox.topics();
+            topic::append(self.writer()?, outbox, &topics, &topic::Present::default()).await?;
         }
-        file::append(outbox, commit).await
+        first(&file::append(outbox, commit, &self.skipped).await?)
     }
 
     /// Publishes what is still missing of a commit: after a failed try, and at recovery with the
@@ -104,40 +135,86 @@ impl Delivery {
     ///
     /// # Errors
     /// Kind `Unavailable` if trying again may help; `Corrupt` if a staged object is gone or
-    /// changed.
+    /// changed. If some places alone are at fault, the others have their parts, and
+    /// [`Self::failures`] names those.
     pub async fn roll_forward(&mut self, commit: &Commit) -> Result<()> {
-        self.publish_tables(commit).await?;
+        self.failures.clear();
+        self.failures = self.publish_tables(commit).await?;
+        // No topic speaks of rows that cannot be found in their table.
+        first(&self.failures)?;
         let Some(object) = &commit.outbox else {
             return Ok(());
         };
         let outbox = read_outbox(&self.store, object).await?;
-        if !outbox.topics().is_empty() {
-            self.settle().await;
-            let present = topic::present(&self.log, &outbox, &commit.topic_floor).await?;
-            topic::append(self.writer()?, &outbox, &present).await?;
-        }
-        file::append(&outbox, commit).await
+        let mut failures = self.append_topics(commit, &outbox).await?;
+        failures.extend(file::append(&outbox, commit, &self.skipped).await?);
+        self.failures = failures;
+        first(&self.failures)
     }
 
-    async fn publish_tables(&self, commit: &Commit) -> Result<()> {
+    async fn publish_tables(&self, commit: &Commit) -> Result<Failures> {
         failpoint::reached("publish.before_tables")?;
-        let version = i64::try_from(commit.epoch)
-            .map_err(|_| Error::internal(format!("epoch {} is out of range", commit.epoch)))?;
+        let (app, epoch) = match &commit.origin {
+            Some(origin) => (&origin.job, origin.epoch),
+            None => (&commit.job, commit.epoch),
+        };
+        let version = i64::try_from(epoch)
+            .map_err(|_| Error::internal(format!("epoch {epoch} is out of range")))?;
         let mut tables: BTreeMap<&str, Vec<StagedFile>> = BTreeMap::new();
         for file in &commit.files {
-            tables.entry(&file.view).or_default().push(file.clone());
+            if !self.skipped.contains(&Place::Table(file.view.clone())) {
+                tables.entry(&file.view).or_default().push(file.clone());
+            }
         }
-        stream::iter(tables)
+        let outcomes: Vec<Option<(Place, Error)>> = stream::iter(tables)
             .map(|(view, files)| async move {
                 failpoint::reached("publish.before_table")?;
                 // Boxed: the Delta client's futures are large.
-                let added = delta::add_files(&self.store, view, &files, &commit.job, version);
-                Box::pin(added).await?;
-                failpoint::reached("publish.after_table")
+                let added = delta::add_files(&self.store, view, &files, app, version);
+                if let Err(error) = Box::pin(added).await {
+                    return Ok(Some((Place::Table(view.to_owned()), error)));
+                }
+                failpoint::reached("publish.after_table").map(|()| None)
             })
             .buffer_unordered(PARALLEL)
-            .try_for_each(async |()| Ok(()))
+            .try_collect::<Vec<_>>()
             .await
+            .map_err(|error: Error| error)?;
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    /// All topics at once; one by one to see which it is if one refuses for good.
+    async fn append_topics(&mut self, commit: &Commit, outbox: &Outbox) -> Result<Failures> {
+        let mut topics = outbox.topics();
+        topics.retain(|topic| !self.skipped.contains(&Place::Topic((*topic).to_owned())));
+        let mut failures = Failures::new();
+        match self.append_missing(commit, outbox, &topics).await {
+            Err(error) if is_lasting(&error) => {}
+            outcome => return outcome.map(|()| failures),
+        }
+        for topic in topics {
+            match self.append_missing(commit, outbox, &BTreeSet::from([topic])).await {
+                Err(error) if is_lasting(&error) => {
+                    failures.push((Place::Topic(topic.to_owned()), error));
+                }
+                outcome => outcome?,
+            }
+        }
+        Ok(failures)
+    }
+
+    async fn append_missing(
+        &mut self,
+        commit: &Commit,
+        outbox: &Outbox,
+        topics: &BTreeSet<&str>,
+    ) -> Result<()> {
+        if topics.is_empty() {
+            return Ok(());
+        }
+        self.settle().await;
+        let present = topic::present(&self.log, topics, &commit.topic_floor).await?;
+        topic::append(self.writer()?, outbox, topics, &present).await
     }
 
     /// Lets an earlier try come to its end, so that what it appended can be seen, and drops its
@@ -156,4 +233,13 @@ impl Delivery {
             slot => Ok(slot.insert(self.log.writer()?)),
         }
     }
+}
+
+/// Trying again will not help by itself.
+pub(crate) fn is_lasting(error: &Error) -> bool {
+    !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Fenced)
+}
+
+fn first(failures: &Failures) -> Result<()> {
+    failures.first().map_or(Ok(()), |(_, error)| Err(error.clone()))
 }

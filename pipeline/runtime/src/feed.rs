@@ -13,8 +13,12 @@ mod append;
 mod book;
 mod seen;
 
-use std::{collections::BTreeMap, collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, collections::BTreeSet, fmt, panic::AssertUnwindSafe, sync::Arc,
+    time::Duration,
+};
 
+use futures::FutureExt;
 use tidemill_connectors::{failpoint, log::kafka::KafkaLog, store::Store};
 use tidemill_contract::{Error, ErrorKind, Result, Source, SourceSpec};
 use tokio::sync::watch;
@@ -106,7 +110,10 @@ impl Feed {
         let mut attempt = 0;
         loop {
             let rows_before = self.rows();
-            let error = match self.run_once(&mut stop).await {
+            // A panic is an error of this feed and of nothing else.
+            let once = AssertUnwindSafe(self.run_once(&mut stop)).catch_unwind();
+            let ended = once.await.unwrap_or_else(|panic| Err(panicked(&self.source, &*panic)));
+            let error = match ended {
                 Ok(Outcome::Drained(found)) => {
                     tracing::info!(source = %self.source, rows = self.rows(), "feed drained");
                     end.send_replace(Some(found));
@@ -117,7 +124,8 @@ impl Feed {
                 Err(error) => error,
             };
             attempt = if self.rows() > rows_before { 1 } else { attempt + 1 };
-            if error.kind != ErrorKind::Unavailable || attempt > ATTEMPTS_MAX {
+            let may_help = matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Internal);
+            if !may_help || attempt > ATTEMPTS_MAX {
                 tracing::error!(source = %self.source, %error, "feed failed");
                 return self.board.fail_feed(&self.source, &error);
             }
@@ -195,6 +203,15 @@ impl Feed {
             feed.error = error.map(ToString::to_string);
         });
     }
+}
+
+fn panicked(source: &str, panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    Error::internal(format!("the feed of source '{source}' panicked: {text}"))
 }
 
 /// Partitions the topic of a source is created with.

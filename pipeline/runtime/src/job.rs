@@ -2,14 +2,16 @@
 //!
 //! One dedicated thread a job, because decoding and operators are work for a processor and not
 //! for an executor; it blocks on the executor only to commit and to publish. Whatever fails in a
-//! job stays in it: a panic is caught at the thread's edge, what does not answer is tried again
-//! from the last commit, everything else ends this job and no other.
+//! job stays in it: a panic is caught at the thread's edge, queries at fault leave for a job of
+//! their own, what fails is tried again from the last commit, and what cannot go on is parked with
+//! its reason (see `thread`).
 //!
 //! Invariants:
 //! - nothing a job does can be seen before its commit record says so;
 //! - a job that lost its place in memory (error, panic) starts again from its last commit;
 //! - a stopped job has committed all it read.
 
+mod blame;
 mod clean;
 mod commit;
 mod compact;
@@ -18,6 +20,7 @@ mod count;
 mod emit;
 mod ingest;
 mod memory;
+mod isolate;
 mod open;
 mod position;
 mod run;
@@ -30,7 +33,7 @@ mod tables;
 mod thread;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, mpsc::SyncSender},
     time::Duration,
 };
@@ -38,9 +41,11 @@ use std::{
 use tidemill_connectors::{log::kafka::KafkaLog, store::Store};
 use tidemill_contract::{Error, Result, SourceSpec};
 use tidemill_sql::catalog::{Catalog, RegisteredAlert};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
-use crate::{clean::CleanSettings, feed::FeedEnd, memory::Memory, status::Board};
+use crate::{
+    clean::CleanSettings, delivery::Place, feed::FeedEnd, memory::Memory, status::Board,
+};
 pub(crate) use control::{Control, ViewSnapshot};
 pub(crate) use stall::{PartitionStall, Stall};
 pub(crate) use tables::FlushSettings;
@@ -64,6 +69,10 @@ pub(crate) struct JobEnvironment {
     pub(crate) commit_interval: Duration,
     pub(crate) flush: FlushSettings,
     pub(crate) clean: CleanSettings,
+    /// Wait before the second try of what failed; it doubles from there.
+    pub(crate) retry_interval: Duration,
+    /// Told when queries left a job: there is another job to be started.
+    pub(crate) parted: Arc<Notify>,
     /// The executor commits and look-ups run on.
     pub(crate) executor: tokio::runtime::Handle,
 }
@@ -105,6 +114,8 @@ pub(crate) struct JobConfig {
     /// one does.
     pub(crate) quarantines: bool,
     pub(crate) paused: bool,
+    /// Places whose owners were dropped: what was still to go there goes nowhere.
+    pub(crate) left_out: BTreeSet<Place>,
 }
 
 impl JobConfig {
@@ -156,6 +167,11 @@ impl JobHandle {
             })
             .map_err(|e| Error::internal(format!("job '{name}' cannot get a thread: {e}")))?;
         Ok(Self { name, source, outputs, control, done })
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Sends a message to the job.

@@ -105,6 +105,9 @@ impl Ledger {
             file_sink_bytes: std::collections::BTreeMap::new(),
             counters: std::collections::BTreeMap::new(),
             catalog_version: 0,
+            queries: None,
+            splits: std::collections::BTreeMap::new(),
+            origin: None,
         }
     }
 

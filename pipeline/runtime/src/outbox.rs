@@ -142,6 +142,18 @@ impl Outbox {
         self.records.iter().map(|(index, record)| (&self.targets[usize::from(*index)], record))
     }
 
+    /// The records for some targets only, in order and with their ids.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn only(&self, takes: impl Fn(&OutboxTarget) -> bool) -> Result<Self> {
+        let mut some = Self::new();
+        for (target, record) in self.iter().filter(|(target, _)| takes(target)) {
+            some.push(target, record.clone())?;
+        }
+        Ok(some)
+    }
+
     /// The topics records go to.
     pub fn topics(&self) -> BTreeSet<&str> {
         let names = self.targets.iter().filter_map(|target| match target {

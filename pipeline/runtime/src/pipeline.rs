@@ -14,13 +14,14 @@ mod statement;
 
 use std::{
     fs::File,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, Weak},
+    time::Duration,
 };
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use tidemill_connectors::{broker::Broker, log::kafka::KafkaLog, store::Store};
 use tidemill_contract::{Error, Result};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use crate::{
     job::JobEnvironment,
@@ -64,8 +65,10 @@ pub struct Pipeline {
     board: Arc<Board>,
     memory: Arc<Memory>,
     writer: String,
+    /// Told when queries left a job.
+    parted: Arc<Notify>,
     /// Statements are taken one at a time.
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 /// What statements change.
@@ -90,6 +93,7 @@ impl Pipeline {
         let started = Box::pin(supervisor.start_all(&state.catalog.registry)).await;
         // What was started before the failure is stopped by `stop`.
         state.supervisor = Some(supervisor);
+        tokio::spawn(follow_partings(Arc::downgrade(&self.state), Arc::clone(&self.parted)));
         started
     }
 
@@ -107,6 +111,8 @@ impl Pipeline {
                 age: self.settings.flush_interval,
             },
             clean: self.settings.clean,
+            retry_interval: self.settings.retry_interval,
+            parted: Arc::clone(&self.parted),
             executor: tokio::runtime::Handle::current(),
         }
     }
@@ -115,14 +121,12 @@ impl Pipeline {
     /// at once if some source never ends.
     ///
     /// # Errors
-    /// The error of the first job or feed that failed.
+    /// The error of the first job that is parked or feed that failed, when all others are done; with
+    /// a source that never ends only if no job goes on.
     pub async fn wait_drained(&self) -> Result<bool> {
         let mut changes = self.board.changes();
         loop {
             changes.borrow_and_update();
-            if let Some(error) = self.board.failure() {
-                return Err(error);
-            }
             {
                 let state = self.state.lock().await;
                 let Some(supervisor) = &state.supervisor else {
@@ -130,18 +134,31 @@ impl Pipeline {
                         .help("start it first"));
                 };
                 if supervisor.is_unbounded() {
-                    return Ok(false);
+                    let given_up = self.board.status().is_given_up();
+                    let failure = self.board.failure().filter(|_| given_up);
+                    return failure.map_or(Ok(false), Err);
                 }
             }
             let status = self.board.status();
-            let fed = status.feeds.iter().all(|feed| feed.done);
-            if fed && status.jobs.iter().all(|job| job.state == "drained") {
-                return Ok(true);
+            if status.is_settled() && !self.is_parting().await {
+                return self.board.failure().map_or(Ok(true), Err);
             }
             if changes.changed().await.is_err() {
                 return Err(Error::internal("the status board is gone"));
             }
         }
+    }
+
+    /// Queries left a job, and the job they went to is not started yet.
+    async fn is_parting(&self) -> bool {
+        let state = self.state.lock().await;
+        let runs = |name: &String| {
+            state.supervisor.as_ref().is_some_and(|supervisor| supervisor.runs(name))
+        };
+        let known = self.board.status();
+        let named = |name: &String| known.jobs.iter().any(|job| job.queries.contains(name));
+        let queries = state.catalog.registry.catalog.queries();
+        queries.keys().any(|name| runs(name) && !named(name))
     }
 
     /// Stops gracefully: feeds, a last commit and publication of each job, the broker.
@@ -153,6 +170,7 @@ impl Pipeline {
         if let Some(supervisor) = supervisor {
             supervisor.stop().await;
         }
+        self.parted.notify_one();
         let stopped = match self.broker.lock().await.take() {
             Some(broker) => broker.stop().await,
             None => Ok(()),
@@ -190,5 +208,30 @@ impl Pipeline {
     /// The bucket.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+}
+
+/// Wait before another look after one that failed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts the jobs that queries went to, until the pipeline is stopped.
+async fn follow_partings(state: Weak<Mutex<State>>, parted: Arc<Notify>) {
+    loop {
+        parted.notified().await;
+        loop {
+            let Some(state) = state.upgrade() else { return };
+            let mut state = state.lock().await;
+            let registry = state.catalog.registry.clone();
+            let Some(supervisor) = &mut state.supervisor else { return };
+            let followed = Box::pin(supervisor.follow_partings(&registry)).await;
+            drop(state);
+            match followed {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "a job that queries went to cannot be started yet");
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
+            }
+        }
     }
 }

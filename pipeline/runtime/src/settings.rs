@@ -47,6 +47,8 @@ pub struct Settings {
     pub memory_budget: usize,
     /// Longest time an ad-hoc query may take.
     pub query_timeout: Duration,
+    /// Wait before a job that failed is tried again; it doubles with each try.
+    pub retry_interval: Duration,
 }
 
 impl Default for Settings {
@@ -64,6 +66,7 @@ impl Default for Settings {
             clean: CleanSettings::default(),
             memory_budget: default_budget(),
             query_timeout: Duration::from_secs(30),
+            retry_interval: Duration::from_secs(1),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::Serialize;
-use tidemill_contract::{Error, Micros, metric};
+use tidemill_contract::{Clock, Error, Micros, SystemClock, metric};
 use tokio::sync::watch;
 
 /// The whole pipeline.
@@ -43,10 +43,12 @@ pub struct JobStatus {
     pub source: String,
     /// Queries it runs.
     pub queries: Vec<String>,
-    /// `starting`, `running`, `degraded`, `paused`, `drained`, `stopped`, `fenced` or `failed`.
+    /// `starting`, `running`, `degraded`, `parked`, `paused`, `drained`, `stopped` or `fenced`.
     pub state: String,
-    /// Why it is degraded, fenced or failed.
+    /// Why it is degraded, parked or fenced.
     pub error: Option<String>,
+    /// More about a parked job.
+    pub parked: Option<Parked>,
     /// Last committed epoch.
     pub epoch: u64,
     /// Source watermark, `None` before the first event and after the end of a bounded source.
@@ -67,6 +69,19 @@ pub struct JobStatus {
     pub conservation_drift: i64,
     /// Per query: where its rows went.
     pub counters: BTreeMap<String, QueryCount>,
+}
+
+/// A job that was given up until somebody says `RESUME`. Its last commit stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Parked {
+    /// Why.
+    pub reason: String,
+    /// The way out.
+    pub help: String,
+    /// Since when (wall clock).
+    pub at_micros: Micros,
+    /// How often it was tried in a row.
+    pub tries: u32,
 }
 
 /// One feed.
@@ -90,6 +105,27 @@ pub struct FeedStatus {
     pub error: Option<String>,
 }
 
+impl Status {
+    /// There are jobs, and none of them goes on by itself.
+    pub fn is_given_up(&self) -> bool {
+        let is_over = |job: &JobStatus| matches!(job.state.as_str(), "parked" | "fenced");
+        !self.jobs.is_empty() && self.jobs.iter().all(is_over)
+    }
+
+    /// Nothing more will happen by itself: every feed and job is done or waits for a person.
+    pub(crate) fn is_settled(&self) -> bool {
+        let failed_feed =
+            |source: &str| self.feeds.iter().any(|feed| feed.source == source && feed.is_failed());
+        let job_is_settled = |job: &JobStatus| match job.state.as_str() {
+            "drained" | "parked" | "fenced" => true,
+            // Its end will never be known.
+            _ => failed_feed(&job.source),
+        };
+        self.feeds.iter().all(|feed| feed.done || feed.is_failed())
+            && self.jobs.iter().all(job_is_settled)
+    }
+}
+
 impl JobStatus {
     /// Sets the job's metrics from this status.
     pub fn export(&self) {
@@ -103,6 +139,8 @@ impl JobStatus {
             .set(as_gauge(i64::try_from(self.open_slices).unwrap_or(i64::MAX)));
         metrics::gauge!(metric::STATE_MEMORY_BYTES, "job" => job())
             .set(as_gauge(i64::try_from(self.state_bytes).unwrap_or(i64::MAX)));
+        metrics::gauge!(metric::JOB_PARKED, "job" => job())
+            .set(f64::from(u8::from(self.parked.is_some())));
         metrics::gauge!(metric::EPOCH, "job" => job())
             .set(as_gauge(i64::try_from(self.epoch).unwrap_or(i64::MAX)));
         if let Some(watermark) = self.watermark_micros {
@@ -118,6 +156,10 @@ impl JobStatus {
 }
 
 impl FeedStatus {
+    fn is_failed(&self) -> bool {
+        self.state == "failed"
+    }
+
     /// Sets the feed's metrics from this status.
     pub fn export(&self) {
         metrics::counter!(metric::FEED_ROWS, "source" => self.source.clone()).absolute(self.rows);
@@ -136,7 +178,7 @@ pub struct Board {
 struct Entries {
     jobs: BTreeMap<String, JobStatus>,
     feeds: BTreeMap<String, FeedStatus>,
-    /// What ended jobs and feeds for good.
+    /// Why jobs are parked or ended, and feeds ended.
     failures: BTreeMap<String, Error>,
 }
 
@@ -178,12 +220,48 @@ impl Board {
         self.changes.send_modify(|version| *version += 1);
     }
 
-    /// A job ended for good.
-    pub fn fail_job(&self, name: &str, state: &str, error: &Error) {
+    /// Another process has the job: this one ended.
+    pub fn fence_job(&self, name: &str, error: &Error) {
         self.entries().failures.insert(format!("job {name}"), error.clone());
         self.update_job(name, |job| {
-            state.clone_into(&mut job.state);
+            "fenced".clone_into(&mut job.state);
             job.error = Some(error.to_string());
+        });
+    }
+
+    /// A job is given up until it is resumed; gives the error with the way out.
+    pub fn park_job(&self, name: &str, error: &Error, tries: u32) -> Error {
+        let mut parked = error.clone();
+        let queries = self.status().jobs.into_iter().find(|job| job.name == name);
+        let query = queries.and_then(|job| job.queries.into_iter().next());
+        let way_out = format!("then RESUME {}; or DROP it", query.as_deref().unwrap_or(name));
+        parked.help = Some(match &error.help {
+            Some(help) => format!("{help}; {way_out}"),
+            None => format!("remove the cause, {way_out}"),
+        });
+        let reason = Error { help: None, ..error.clone() };
+        // First: whoever sees that the job is parked finds out why.
+        self.entries().failures.insert(format!("job {name}"), parked.clone());
+        self.update_job(name, |job| {
+            "parked".clone_into(&mut job.state);
+            job.error = Some(parked.to_string());
+            job.parked = Some(Parked {
+                reason: reason.to_string(),
+                help: parked.help.clone().unwrap_or_default(),
+                at_micros: SystemClock.now_micros(),
+                tries,
+            });
+        });
+        parked
+    }
+
+    /// A parked job tries again.
+    pub fn resume_job(&self, name: &str) {
+        self.entries().failures.remove(&format!("job {name}"));
+        self.update_job(name, |job| {
+            "starting".clone_into(&mut job.state);
+            job.error = None;
+            job.parked = None;
         });
     }
 
@@ -203,6 +281,7 @@ impl Board {
 
     /// Forgets a job.
     pub fn remove_job(&self, name: &str) {
+        metrics::gauge!(metric::JOB_PARKED, "job" => name.to_owned()).set(0.0);
         self.entries().failures.remove(&format!("job {name}"));
         self.entries().jobs.remove(name);
         self.changes.send_modify(|version| *version += 1);

@@ -1,8 +1,8 @@
 //! Starts, stops and addresses feeds and jobs as the catalog changes.
 //!
 //! It holds handles only: what a job does is the job's, what a query is the catalog's. It never
-//! restarts a job that failed by itself: jobs try again themselves, and what they give up on needs
-//! a person.
+//! restarts a job that failed by itself: jobs try again themselves, and what they give up on is
+//! parked until a person says `RESUME`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -76,9 +76,7 @@ impl Supervisor {
             if queries.is_empty() {
                 continue;
             }
-            let store = &self.environment.store;
-            let shares = assignment::divide(store, &source.name, &queries).await?;
-            for share in shares {
+            for share in self.divide(&source.name, &queries).await? {
                 self.start_job(registry, source, share).await?;
             }
         }
@@ -100,11 +98,37 @@ impl Supervisor {
         let share = if self.jobs.contains_key(&source.name) {
             Share { job: assignment::own_job(&source.name, *number), outputs: alone }
         } else {
-            let shares = assignment::divide(&self.environment.store, &source.name, &alone).await?;
+            let shares = self.divide(&source.name, &alone).await?;
             let share = shares.into_iter().next();
             share.ok_or_else(|| Error::internal(format!("query '{name}' has no job")))?
         };
         self.start_job(registry, source, share).await
+    }
+
+    /// Queries left their jobs: the jobs they went to are started.
+    pub(crate) async fn follow_partings(&mut self, registry: &Registry) -> Result<()> {
+        for source in registry.catalog.sources().values() {
+            if !self.reads(&source.name) {
+                continue;
+            }
+            let queries = registry.queries_of(&source.name);
+            for share in self.divide(&source.name, &queries).await? {
+                // Nobody ever leaves for the source's first job.
+                if share.job == source.name || self.jobs.contains_key(&share.job) {
+                    continue;
+                }
+                for job in self.jobs.values_mut() {
+                    job.outputs.retain(|name, _| !share.outputs.contains_key(name));
+                }
+                self.start_job(registry, source, share).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn divide(&self, source: &str, queries: &BTreeMap<String, u64>) -> Result<Vec<Share>> {
+        let JobEnvironment { store, writer, .. } = &self.environment;
+        Box::pin(assignment::divide(store, writer, source, queries)).await
     }
 
     async fn start_job(
@@ -134,6 +158,7 @@ impl Supervisor {
             outputs: share.outputs,
             bound,
             paused,
+            left_out: std::collections::BTreeSet::new(),
         };
         let handle = JobHandle::spawn(self.environment.clone(), config)?;
         self.jobs.insert(share.job, handle);
@@ -238,6 +263,18 @@ impl Supervisor {
         Ok(job.outputs.keys().cloned().collect())
     }
 
+    /// Lets a parked job of this query try again; true if it was parked.
+    pub(crate) async fn unpark(&self, query: &str) -> Result<bool> {
+        let job = self.job_of(query)?;
+        let status = self.environment.board.status();
+        let is_parked =
+            status.jobs.iter().any(|status| status.name == job.name() && status.parked.is_some());
+        if is_parked {
+            job.send(Control::Resume).await?;
+        }
+        Ok(is_parked)
+    }
+
     /// Whom to ask for the rows of each query.
     pub(crate) fn probes(&self) -> BTreeMap<String, JobProbe> {
         let mut probes = BTreeMap::new();
@@ -245,6 +282,11 @@ impl Supervisor {
             probes.extend(job.outputs.keys().map(|name| (name.clone(), job.probe())));
         }
         probes
+    }
+
+    /// Some job runs this query.
+    pub(crate) fn runs(&self, query: &str) -> bool {
+        self.job_of(query).is_ok()
     }
 
     fn job_of(&self, query: &str) -> Result<&JobHandle> {

@@ -16,10 +16,11 @@ use datafusion::common::{Result, cast::as_boolean_array};
 use datafusion::physical_plan::aggregates::evaluate_group_by;
 use tidemill_contract::{Micros, Watermark, WindowBounds};
 
+use super::fault::{Fault, caught};
 use super::rows::{Rows, batch_of, evaluate, run_finite, run_steps};
 use super::store::{Prepared, SliceStore};
 use super::{LateRow, NextToClose, QueryCounters};
-use crate::plan::{OutputColumn, Windowed};
+use crate::plan::{Aggregate, OutputColumn, Windowed};
 use crate::window::Grid;
 
 /// Rows emitted by one query for one window.
@@ -82,6 +83,17 @@ impl Group {
         });
     }
 
+    /// The names of the group's queries.
+    pub(crate) fn queries(&self) -> Vec<String> {
+        self.clients.iter().map(|client| client.query.clone()).collect()
+    }
+
+    /// The queries that use an aggregate of the store.
+    fn users(&self, aggregate: usize) -> Vec<String> {
+        let users = self.clients.iter().filter(|client| client.aggregates.contains(&aggregate));
+        users.map(|client| client.query.clone()).collect()
+    }
+
     fn plan(&self) -> &Windowed {
         &self.clients[0].plan
     }
@@ -92,7 +104,11 @@ impl Group {
     }
 
     /// Adds rows of the input; returns the rows that are late for some query.
-    pub(crate) fn push(&mut self, batch: &RecordBatch, time: ArrayRef) -> Result<Vec<LateRow>> {
+    pub(crate) fn push(
+        &mut self,
+        batch: &RecordBatch,
+        time: ArrayRef,
+    ) -> Result<Vec<LateRow>, Fault> {
         let pushed = batch.num_rows();
         let rows = Rows {
             batch: self.with_window_columns(batch)?,
@@ -212,15 +228,15 @@ impl Group {
     }
 
     /// Evaluates keys, arguments and filters: one result per grouping set.
-    fn prepare(&mut self, batch: &RecordBatch) -> Result<Vec<Prepared>> {
+    fn prepare(&mut self, batch: &RecordBatch) -> Result<Vec<Prepared>, Fault> {
         let mut arguments = Vec::with_capacity(self.store.aggregates.len());
         let mut filters = Vec::with_capacity(self.store.aggregates.len());
-        for aggregate in &self.store.aggregates {
-            arguments.push(evaluate(&aggregate.arguments, batch)?);
-            filters.push(match &aggregate.filter {
-                None => None,
-                Some(filter) => Some(boolean(&evaluate(&[Arc::clone(filter)], batch)?[0])?),
-            });
+        for (index, aggregate) in self.store.aggregates.iter().enumerate() {
+            let evaluated = caught(|| prepare_aggregate(aggregate, batch));
+            let (values, filter) =
+                evaluated.map_err(|fault| fault.within(&aggregate.text).of(self.users(index)))?;
+            arguments.push(values);
+            filters.push(filter);
         }
         let keys = evaluate_group_by(&self.plan().group_by, batch)?;
         let mut prepared = Vec::with_capacity(keys.len());
@@ -232,7 +248,7 @@ impl Group {
     }
 
     /// Emits every window that ends at or before the watermark; drops slices no query needs.
-    pub(crate) fn advance(&mut self, watermark: Watermark) -> Result<Vec<Closed>> {
+    pub(crate) fn advance(&mut self, watermark: Watermark) -> Result<Vec<Closed>, Fault> {
         if watermark <= self.closed {
             return Ok(Vec::new());
         }
@@ -244,15 +260,22 @@ impl Group {
         }
         self.closed = watermark;
         let clients = &self.clients;
-        self.store.drop_slices(|start| {
-            clients.iter().all(|client| client.grid().last_end(start) <= watermark.0)
-        })?;
+        let dropped = caught(|| {
+            self.store.drop_slices(|start| {
+                clients.iter().all(|client| client.grid().last_end(start) <= watermark.0)
+            })
+        });
+        dropped.map_err(|fault| fault.of(self.queries()))?;
         Ok(closed)
     }
 
     /// The rows of all open windows of a query as they stand; `None` if they, or the work for one
     /// of them, come to more than `limit` bytes.
-    pub(crate) fn peek(&mut self, query: &str, limit: usize) -> Result<Option<Vec<Closed>>> {
+    pub(crate) fn peek(
+        &mut self,
+        query: &str,
+        limit: usize,
+    ) -> Result<Option<Vec<Closed>>, Fault> {
         let Some(client) = self.clients.iter().position(|client| client.query == query) else {
             return Ok(Some(Vec::new()));
         };
@@ -297,7 +320,12 @@ impl Group {
         windows
     }
 
-    fn emit(&mut self, client: usize, window: WindowBounds) -> Result<Option<Closed>> {
+    fn emit(&mut self, client: usize, window: WindowBounds) -> Result<Option<Closed>, Fault> {
+        let emitted = caught(|| self.rows_of(client, window));
+        emitted.map_err(|fault| fault.of([self.clients[client].query.clone()]))
+    }
+
+    fn rows_of(&mut self, client: usize, window: WindowBounds) -> Result<Option<Closed>> {
         let client = &self.clients[client];
         let Some((keys, values)) = self.store.window(window, &client.aggregates)? else {
             return Ok(None);
@@ -325,6 +353,17 @@ impl Group {
         let rows = batch_of(&client.schema, finished.columns().to_vec(), finished.num_rows())?;
         Ok(Some(Closed { query: client.query.clone(), window, rows }))
     }
+}
+
+type Evaluated = (Vec<ArrayRef>, Option<BooleanArray>);
+
+fn prepare_aggregate(aggregate: &Aggregate, batch: &RecordBatch) -> Result<Evaluated> {
+    let values = evaluate(&aggregate.arguments, batch)?;
+    let filter = match &aggregate.filter {
+        None => None,
+        Some(filter) => Some(boolean(&evaluate(&[Arc::clone(filter)], batch)?[0])?),
+    };
+    Ok((values, filter))
 }
 
 fn boolean(array: &ArrayRef) -> Result<BooleanArray> {

@@ -7,6 +7,7 @@
 //! only on the rows and the watermarks, never on batch boundaries or on time. A snapshot taken
 //! between calls and restored into an engine built from the same queries gives the same future.
 
+mod fault;
 mod group;
 mod keys;
 mod metadata;
@@ -29,10 +30,12 @@ use tidemill_contract::{
     Emission, EmissionKind, Error, EventBatch, Micros, Result, Watermark, WindowBounds,
 };
 
+pub use fault::Fault;
 pub use program::SourceProgram;
 
 use crate::catalog::Catalog;
 use crate::plan::{QueryPlan, Shape, run_error};
+use fault::caught;
 use group::Group;
 use rows::{Rows, run_steps};
 
@@ -158,12 +161,12 @@ impl Engine {
     /// Adds rows of the source. Stateless queries give their rows at once.
     ///
     /// # Errors
-    /// If an expression fails on the data.
-    pub fn push(&mut self, batch: &EventBatch) -> Result<Pushed> {
+    /// If an expression fails on the data or panics; the engine is then unusable.
+    pub fn push(&mut self, batch: &EventBatch) -> Result<Pushed, Fault> {
         let mut pushed = Pushed::default();
         let time = batch.event_time.as_ref().map(|time| Arc::new(time.clone()) as ArrayRef);
         let source = self.source.clone();
-        self.push_rows(&source, &batch.rows, time, &mut pushed).map_err(wrap)?;
+        self.push_rows(&source, &batch.rows, time, &mut pushed)?;
         for late in &mut pushed.late {
             if let Some(record) = batch.record_index.get(late.record_index as usize) {
                 late.record_index = *record;
@@ -178,17 +181,21 @@ impl Engine {
         batch: &RecordBatch,
         time: Option<ArrayRef>,
         pushed: &mut Pushed,
-    ) -> Result<(), DataFusionError> {
+    ) -> Result<(), Fault> {
         let Some(mut readers) = self.readers.remove(input) else { return Ok(()) };
         for group in &mut readers.groups {
-            let time = match &time {
-                Some(time) => Arc::clone(time),
-                None => event_time(batch.column(group.time_index()))?,
-            };
-            pushed.late.extend(group.push(batch, time)?);
+            let late = caught(|| {
+                let time = match &time {
+                    Some(time) => Arc::clone(time),
+                    None => event_time(batch.column(group.time_index()))?,
+                };
+                group.push(batch, time)
+            });
+            pushed.late.extend(late.map_err(|fault| fault.of(group.queries()))?);
         }
         for stateless in &mut readers.stateless {
-            if let Some(rows) = stateless.push(batch)? {
+            let rows = caught(|| stateless.push(batch));
+            if let Some(rows) = rows.map_err(|fault| fault.of([stateless.query.clone()]))? {
                 self.push_rows(&stateless.query, &rows, None, pushed)?;
                 pushed.emissions.push(emission(&stateless.query, None, rows));
             }
@@ -200,15 +207,15 @@ impl Engine {
     /// Moves the watermark: closes windows and gives their rows, of views over views too.
     ///
     /// # Errors
-    /// If an expression fails on the data.
-    pub fn advance(&mut self, watermark: Watermark) -> Result<Vec<Emission>> {
+    /// If an expression fails on the data or panics; the engine is then unusable.
+    pub fn advance(&mut self, watermark: Watermark) -> Result<Vec<Emission>, Fault> {
         if watermark <= self.watermark {
             return Ok(Vec::new());
         }
         self.watermark = watermark;
         let mut emissions = Vec::new();
         let source = self.source.clone();
-        self.advance_input(&source, watermark, &mut emissions).map_err(wrap)?;
+        self.advance_input(&source, watermark, &mut emissions)?;
         Ok(emissions)
     }
 
@@ -217,7 +224,7 @@ impl Engine {
         input: &str,
         watermark: Watermark,
         emissions: &mut Vec<Emission>,
-    ) -> Result<(), DataFusionError> {
+    ) -> Result<(), Fault> {
         let Some(mut readers) = self.readers.remove(input) else { return Ok(()) };
         for group in &mut readers.groups {
             let reached = behind(watermark, group.behind);
@@ -242,12 +249,13 @@ impl Engine {
     /// if they come to more than `limit` bytes.
     ///
     /// # Errors
-    /// If an expression fails on the data.
-    pub fn peek(&mut self, query: &str, limit: usize) -> Result<Option<Vec<Emission>>> {
+    /// If an expression fails on the data or panics; [`Fault::is_harmless`] says whether the engine
+    /// can still be used.
+    pub fn peek(&mut self, query: &str, limit: usize) -> Result<Option<Vec<Emission>>, Fault> {
         let mut live = Vec::new();
         for readers in self.readers.values_mut() {
             for group in &mut readers.groups {
-                let Some(windows) = group.peek(query, limit).map_err(wrap)? else {
+                let Some(windows) = group.peek(query, limit)? else {
                     return Ok(None);
                 };
                 for open in windows {

@@ -12,6 +12,7 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::{DataFusionError, Result, cast::as_boolean_array};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use tidemill_contract::Error;
 
 use crate::plan::RowStep;
@@ -69,7 +70,7 @@ fn keep_mask(
     predicate: &Arc<dyn PhysicalExpr>,
     batch: &RecordBatch,
 ) -> Result<Option<BooleanArray>> {
-    let mask = predicate.evaluate(batch)?.into_array(batch.num_rows())?;
+    let mask = value(predicate, batch)?;
     let mask = as_boolean_array(&mask)?;
     let mask = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
     Ok((mask.true_count() < batch.num_rows()).then_some(mask))
@@ -91,7 +92,7 @@ pub(crate) fn evaluate(
 ) -> Result<Vec<ArrayRef>> {
     let mut columns = Vec::with_capacity(exprs.len());
     for expr in exprs {
-        columns.push(column_of(expr.evaluate(batch)?, batch.num_rows())?);
+        columns.push(value(expr, batch)?);
     }
     Ok(columns)
 }
@@ -107,6 +108,12 @@ fn column_of(value: ColumnarValue, rows: usize) -> Result<ArrayRef> {
         return Err(DataFusionError::External(Box::new(error)));
     }
     value.into_array(rows)
+}
+
+/// The value of one expression; an error says which one it was.
+fn value(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
+    let value = expr.evaluate(batch).and_then(|value| column_of(value, batch.num_rows()));
+    value.map_err(|error| error.context(format!("{}", fmt_sql(expr.as_ref()))))
 }
 
 /// A batch of the given schema, columns cast where an expression gave another physical type.

@@ -4,7 +4,7 @@
 //! never cuts off bytes that this epoch did not write: a file that is longer than the epoch made
 //! it belongs to someone who is further than we are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use tidemill_connectors::{failpoint, sinks::filesystem::FileSink};
 use tidemill_contract::{Commit, Error, Options, Result, SinkSpec};
 
+use super::{Failures, Place};
 use crate::outbox::{Outbox, OutboxTarget};
 
 /// Length of a file in bytes, 0 if there is none: what a new sink counts from.
@@ -29,7 +30,12 @@ pub async fn file_length(path: &Path) -> Result<u64> {
     }
 }
 
-pub(super) async fn append(outbox: &Outbox, commit: &Commit) -> Result<()> {
+/// Appends to every file that is not skipped; gives those that refused.
+pub(super) async fn append(
+    outbox: &Outbox,
+    commit: &Commit,
+    skipped: &BTreeSet<Place>,
+) -> Result<Failures> {
     let mut files: BTreeMap<(&str, &str), BytesMut> = BTreeMap::new();
     for (target, record) in outbox.iter() {
         if let OutboxTarget::File { sink, path } = target
@@ -38,11 +44,19 @@ pub(super) async fn append(outbox: &Outbox, commit: &Commit) -> Result<()> {
             files.entry((sink, path)).or_default().extend_from_slice(payload);
         }
     }
+    let mut failures = Failures::new();
     for ((sink, path), bytes) in files {
+        let place = Place::File(sink.to_owned());
+        if skipped.contains(&place) {
+            continue;
+        }
         failpoint::reached("publish.before_file")?;
-        append_one(sink, path, bytes.freeze(), commit).await?;
+        if let Err(error) = append_one(sink, path, bytes.freeze(), commit).await {
+            failures.push((place, error));
+        }
     }
-    failpoint::reached("publish.after_files")
+    failpoint::reached("publish.after_files")?;
+    Ok(failures)
 }
 
 async fn append_one(sink: &str, path: &str, bytes: Bytes, commit: &Commit) -> Result<()> {

@@ -3,7 +3,7 @@
 //! It never relies on transactions or on the memory of an earlier process: what is there already
 //! is read back from the topic itself.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use tidemill_connectors::{failpoint, log::kafka::KafkaLog};
@@ -23,15 +23,15 @@ pub(super) async fn ends(log: &KafkaLog, topic: &str) -> Result<BTreeMap<i32, (i
     }
 }
 
-/// The ids of an outbox that are in its topics already. Only what lies at or above `floor` can be
+/// The ids that are in some topics already. Only what lies at or above `floor` can be
 /// of this epoch.
 pub(super) async fn present(
     log: &KafkaLog,
-    outbox: &Outbox,
+    topics: &BTreeSet<&str>,
     floor: &TopicFloor,
 ) -> Result<Present> {
     let mut found = Present::new();
-    for topic in outbox.topics() {
+    for topic in topics.iter().copied() {
         let ends = ends(log, topic).await?;
         let known = floor.get(topic);
         let mut from = BTreeMap::new();
@@ -51,11 +51,12 @@ pub(super) async fn present(
     Ok(found)
 }
 
-/// Appends the records for topics, in order, except those present, and waits until all are
+/// Appends the records for the given topics, in order, except those present, and waits until all are
 /// acknowledged.
 pub(super) async fn append(
     writer: &impl LogWriter,
     outbox: &Outbox,
+    topics: &BTreeSet<&str>,
     present: &Present,
 ) -> Result<()> {
     failpoint::reached("publish.before_topics")?;
@@ -63,6 +64,9 @@ pub(super) async fn append(
         let OutboxTarget::Topic { name } = target else {
             continue;
         };
+        if !topics.contains(name.as_str()) {
+            continue;
+        }
         let is_there = present.get(name).is_some_and(|ids| ids.contains(record.id.as_bytes()));
         if !is_there {
             writer.append(name, record.to_produce()).await?;

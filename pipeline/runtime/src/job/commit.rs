@@ -15,6 +15,7 @@ use super::{
     tables::Flush,
 };
 use crate::{
+    delivery::{Place, is_lasting},
     outbox::Outbox,
     publish::{Staged, StagedEpoch},
 };
@@ -49,7 +50,7 @@ impl Run<'_> {
         metrics::histogram!(metric::COMMIT_SECONDS, "job" => self.config.name.clone())
             .record(seconds);
 
-        executor.block_on(Box::pin(self.delivery.publish(&commit, &outbox)))?;
+        executor.block_on(Box::pin(self.publish(&commit, &outbox)))?;
         self.ledger.mark_published(commit.epoch);
         self.tables.published(&commit.files);
         self.dirty = false;
@@ -65,15 +66,21 @@ impl Run<'_> {
     fn snapshot(&mut self) -> Result<JobState> {
         let partitions = self.clock.memory();
         let alerts = self.alerts.iter().map(|(name, alert)| (name.clone(), alert.snapshot()));
-        let outputs = self.config.outputs.iter().filter(|(name, _)| !self.muted.contains(*name));
         let header = Header {
-            queries: outputs.map(|(name, number)| (name.clone(), *number)).collect(),
+            queries: self.counting(),
             alerts: alerts.collect(),
             partitions: partitions.into_iter().map(|(id, memory)| (id.0, memory)).collect(),
             records: self.records,
             tables: Vec::new(),
         };
         Ok(JobState { header, engine: self.engine.snapshot()?, tables: self.tables.kept() })
+    }
+
+    /// The queries whose results count.
+    fn counting(&self) -> BTreeMap<String, u64> {
+        let mut outputs = self.config.outputs.clone();
+        outputs.retain(|name, _| !self.muted.contains(name));
+        outputs
     }
 
     fn record(&self, staged: StagedEpoch, floor: crate::delivery::TopicFloor) -> Commit {
@@ -96,6 +103,7 @@ impl Run<'_> {
             file_sink_bytes: self.file_bytes.clone(),
             counters: self.counters(),
             catalog_version: self.config.catalog_version,
+            queries: Some(self.counting()),
             ..self.ledger.draft()
         }
     }
@@ -128,15 +136,29 @@ impl Run<'_> {
         }
     }
 
+    /// Shows what is true now. What refuses for good is looked for at once, place by place.
+    async fn publish(&mut self, commit: &Commit, outbox: &Outbox) -> Result<()> {
+        let Err(error) = Box::pin(self.delivery.publish(commit, outbox)).await else {
+            return Ok(());
+        };
+        if !is_lasting(&error) {
+            return Err(error);
+        }
+        let outcome = Box::pin(self.delivery.roll_forward(commit)).await;
+        self.blame.places(self.delivery.failures());
+        outcome
+    }
+
     /// Topics that records go to must be there before their ends are noted.
     async fn ensure_topics(&mut self, outbox: &Outbox) -> Result<()> {
         for topic in outbox.topics() {
             if !self.ensured_topics.contains(topic) {
-                self.environment
-                    .log
-                    .ensure_topic(topic, 1, &[])
-                    .await
-                    .map_err(|e: Error| e.help("the topic is where this job's records go"))?;
+                self.environment.log.ensure_topic(topic, 1, &[]).await.map_err(|e: Error| {
+                    if is_lasting(&e) {
+                        self.blame.place(Place::Topic(topic.to_owned()));
+                    }
+                    e.help("the topic is where this job's records go")
+                })?;
                 self.ensured_topics.insert(topic.to_owned());
             }
         }

@@ -1,5 +1,6 @@
 //! Where emissions go: a view's rows to its buffer and its alerts, a sink's rows to the outbox.
 
+use tidemill_connectors::failpoint;
 use tidemill_contract::{AlertEvent, Emission, Error, Result, Watermark, metric};
 
 use super::{ALERTS_TOPIC, run::Run};
@@ -8,25 +9,30 @@ use crate::outbox::{OutboxRecord, OutboxTarget};
 impl Run<'_> {
     /// Takes the emissions of one call to the operators.
     pub(super) fn emit(&mut self, emissions: Vec<Emission>) -> Result<()> {
+        let blame = self.blame;
         for emission in emissions {
-            if !self.counts(&emission.query) {
-                continue;
+            if self.counts(&emission.query) {
+                self.dirty = true;
+                let query = emission.query.clone();
+                blame.during(&query, || self.emit_one(emission))?;
             }
-            self.dirty = true;
-            if let Some(sink) = self.sinks.get(&emission.query) {
-                let epoch = self.ledger.next_epoch();
-                let (outbox, lengths) = (&mut self.outbox, &mut self.file_bytes);
-                sink.write(&emission.rows, &self.config.name, epoch, outbox, lengths)?;
-                continue;
-            }
-            let mut events = Vec::new();
-            for alert in self.alerts.values_mut() {
-                events.extend(alert.on_emission(&emission)?);
-            }
-            self.announce(&events)?;
-            self.tables.push(&emission.query, emission.rows)?;
         }
         Ok(())
+    }
+
+    fn emit_one(&mut self, emission: Emission) -> Result<()> {
+        failpoint::reached("ingest.emitted")?;
+        if let Some(sink) = self.sinks.get(&emission.query) {
+            let epoch = self.ledger.next_epoch();
+            let (outbox, lengths) = (&mut self.outbox, &mut self.file_bytes);
+            return sink.write(&emission.rows, &self.config.name, epoch, outbox, lengths);
+        }
+        let mut events = Vec::new();
+        for alert in self.alerts.values_mut() {
+            events.extend(alert.on_emission(&emission)?);
+        }
+        self.announce(&events)?;
+        self.tables.push(&emission.query, emission.rows)
     }
 
     /// All windows up to `watermark` have been emitted: what an alert waited for did not come.

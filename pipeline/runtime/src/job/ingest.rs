@@ -59,7 +59,8 @@ impl Run<'_> {
 
         let watermark = self.clock.current();
         if batch.rows.num_rows() > 0 {
-            let pushed = self.engine.push(&batch)?;
+            let pushed = self.engine.push(&batch);
+            let pushed = pushed.map_err(|fault| self.blame.fault(fault))?;
             self.emit(pushed.emissions)?;
             self.keep_late(raw, &pushed.late, watermark)?;
         }

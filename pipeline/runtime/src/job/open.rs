@@ -1,11 +1,11 @@
 //! From the last commit to a job at work: recover, find the place in the log, restore.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     time::Instant,
 };
 
+use bytes::Bytes;
 use tidemill_connectors::{failpoint, format::json::JsonDecoder, sinks::delta, store::Store};
 use tidemill_contract::{Commit, Error, LogReader, PartitionId, Result, Watermark};
 use tidemill_sql::{
@@ -16,7 +16,7 @@ use tidemill_sql::{
 
 use super::{
     JobConfig, JobEnvironment,
-    control::Change,
+    blame::{Blame, Legacy},
     memory::MemoryGuard,
     position::starting_progress,
     run::{Run, Stopwatch},
@@ -25,7 +25,8 @@ use super::{
     tables::Tables,
 };
 use crate::{
-    delivery::{Delivery, file_length},
+    delivery::{Delivery, file_length, is_lasting},
+    ledger::Ledger,
     outbox::Outbox,
     recover::{Recovered, recover},
     watermark::{SourceWatermark, TimeSettings},
@@ -36,23 +37,18 @@ impl<'a> Run<'a> {
     pub(super) fn open(
         environment: &'a JobEnvironment,
         config: &'a JobConfig,
-        changes: &'a RefCell<Vec<Change>>,
+        legacy: &'a Legacy,
     ) -> Result<Self> {
         let executor = environment.executor.clone();
         let views = config.views();
-        executor.block_on(Box::pin(create_tables(environment, config, &views)))?;
-        let mut delivery = Delivery::new(Store::clone(&environment.store), environment.log.clone());
-        let writer = environment.writer.clone();
-        let Recovered { ledger, commit, state } = executor.block_on(Box::pin(recover(
-            &environment.store,
-            &config.name,
-            writer,
-            &views,
-            &mut delivery,
-        )))?;
+        let Taken { delivery, ledger, commit, state } =
+            executor.block_on(Box::pin(take_over(environment, config, legacy)))?;
         let state = state.as_deref().map(JobState::decode).transpose()?.unwrap_or_default();
         let progress = executor.block_on(Box::pin(starting_progress(config, commit.as_ref())))?;
         failpoint::reached("recover.positioned")?;
+        if commit.is_none() {
+            *legacy.start.borrow_mut() = Some(progress.clone());
+        }
         let start = progress.iter().map(|(id, progress)| (*id, progress.next_offset)).collect();
         let group = format!("tidemill-{}", config.name);
         let reader = config.log.reader(config.source.topic(), &group, &start)?;
@@ -66,7 +62,8 @@ impl<'a> Run<'a> {
         let mut run = Run {
             config,
             environment,
-            changes,
+            changes: &legacy.changes,
+            blame: &legacy.blame,
             ledger,
             delivery,
             reader,
@@ -74,7 +71,7 @@ impl<'a> Run<'a> {
             program,
             engine: Engine::build(&config.catalog, &config.source.name, &config.queries)?,
             alerts: BTreeMap::new(),
-            sinks: sinks(config)?,
+            sinks: sinks(config, &legacy.blame)?,
             muted: BTreeSet::new(),
             times,
             clock,
@@ -88,6 +85,7 @@ impl<'a> Run<'a> {
             direct: config.direct(),
             dirty: false,
             paused: config.paused,
+            is_broken: false,
             drained: false,
             compaction: None,
             cleaning: None,
@@ -117,8 +115,9 @@ impl<'a> Run<'a> {
                 }
             }
         }
+        let blame = self.blame;
         for alert in &self.config.alerts {
-            self.add_alert(alert)?;
+            blame.during(&alert.spec.view, || self.add_alert(alert))?;
             let saved = state.header.alerts.get(&alert.spec.name);
             if let (Some(saved), Some(program)) = (saved, self.alerts.get_mut(&alert.spec.name)) {
                 program.restore(saved)?;
@@ -129,7 +128,7 @@ impl<'a> Run<'a> {
         for (view, files) in files {
             self.tables.set_files(&view, files);
         }
-        self.file_bytes = executor.block_on(file_lengths(&self.sinks, commit))?;
+        self.file_bytes = executor.block_on(file_lengths(&self.sinks, commit, self.blame))?;
         let epoch = commit.map_or(0, |commit| commit.epoch);
         tracing::info!(job = %self.config.name, epoch, "job starts");
         Ok(())
@@ -148,18 +147,60 @@ impl<'a> Run<'a> {
     }
 }
 
+/// A job taken over, as its newest commit left it.
+struct Taken {
+    delivery: Delivery,
+    ledger: Ledger,
+    commit: Option<Commit>,
+    state: Option<Bytes>,
+}
+
+async fn take_over(
+    environment: &JobEnvironment,
+    config: &JobConfig,
+    legacy: &Legacy,
+) -> Result<Taken> {
+    let views = config.views();
+    Box::pin(create_tables(environment, config, &views, &legacy.blame)).await?;
+    let mut delivery = Delivery::new(Store::clone(&environment.store), environment.log.clone());
+    delivery.skip(config.left_out.iter().cloned());
+    let writer = environment.writer.clone();
+    let recovered =
+        Box::pin(recover(&environment.store, &config.name, writer, &views, &mut delivery)).await;
+    legacy.blame.places(delivery.failures());
+    let Recovered { ledger, commit, state } = recovered?;
+    if let Some(commit) = &commit {
+        let mut left = commit.splits.values().flat_map(|split| split.queries.keys());
+        if left.any(|name| config.outputs.contains_key(name)) {
+            // Its record was there, though we were not told so.
+            *legacy.parted.borrow_mut() = Some(commit.clone());
+            return Err(Error::internal(format!("job '{}' is parted already", config.name)));
+        }
+    }
+    Ok(Taken { delivery, ledger, commit, state })
+}
+
+/// Creates the tables that are not there yet. One that cannot be is its view's fault, unless none
+/// can.
 async fn create_tables(
     environment: &JobEnvironment,
     config: &JobConfig,
     views: &[String],
+    blame: &Blame,
 ) -> Result<()> {
+    let mut failures = Vec::new();
     for name in views {
         if let Some(view) = config.catalog.query(name) {
             let created = delta::create_if_missing(&environment.store, name, &view.schema);
-            Box::pin(created).await?;
+            if let Err(error) = Box::pin(created).await {
+                failures.push((name, error));
+            }
         }
     }
-    Ok(())
+    if failures.len() < views.len() || failures.iter().all(|(_, error)| is_lasting(error)) {
+        failures.iter().for_each(|(name, _)| blame.query(name));
+    }
+    failures.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }
 
 async fn published_files(
@@ -174,13 +215,14 @@ async fn published_files(
     Ok(files)
 }
 
-fn sinks(config: &JobConfig) -> Result<BTreeMap<String, SinkWriter>> {
+fn sinks(config: &JobConfig, blame: &Blame) -> Result<BTreeMap<String, SinkWriter>> {
     let mut sinks = BTreeMap::new();
     for name in config.outputs.keys() {
         if let Some(query) = config.catalog.query(name)
             && let Target::Sink(spec) = &query.target
         {
-            sinks.insert(name.clone(), SinkWriter::new(spec, &query.schema)?);
+            let writer = blame.during(name, || SinkWriter::new(spec, &query.schema))?;
+            sinks.insert(name.clone(), writer);
         }
     }
     Ok(sinks)
@@ -190,6 +232,7 @@ fn sinks(config: &JobConfig) -> Result<BTreeMap<String, SinkWriter>> {
 async fn file_lengths(
     sinks: &BTreeMap<String, SinkWriter>,
     commit: Option<&Commit>,
+    blame: &Blame,
 ) -> Result<BTreeMap<String, u64>> {
     let mut lengths = BTreeMap::new();
     for (name, sink) in sinks {
@@ -197,7 +240,7 @@ async fn file_lengths(
         let committed = commit.and_then(|commit| commit.file_sink_bytes.get(name).copied());
         let length = match committed {
             Some(length) => length,
-            None => file_length(file.path()).await?,
+            None => file_length(file.path()).await.inspect_err(|_| blame.query(name))?,
         };
         lengths.insert(name.clone(), length);
     }

@@ -18,6 +18,7 @@ use tidemill_sql::{
 
 use super::{
     Bound, Control, JobConfig, JobEnvironment,
+    blame::Blame,
     clean::Cleaning,
     compact::Compaction,
     control::Change,
@@ -75,6 +76,7 @@ pub(super) struct Run<'a> {
     pub(super) config: &'a JobConfig,
     pub(super) environment: &'a JobEnvironment,
     pub(super) changes: &'a RefCell<Vec<Change>>,
+    pub(super) blame: &'a Blame,
     pub(super) ledger: Ledger,
     pub(super) delivery: Delivery,
     pub(super) reader: KafkaReader,
@@ -99,6 +101,8 @@ pub(super) struct Run<'a> {
     /// Something happened since the last commit.
     pub(super) dirty: bool,
     pub(super) paused: bool,
+    /// A panic left the operators half done.
+    pub(super) is_broken: bool,
     /// All of a bounded source is read, emitted and committed.
     pub(super) drained: bool,
     /// Small files being put together beside this work.
@@ -162,7 +166,8 @@ impl Run<'_> {
         if watermark <= before {
             return Ok(());
         }
-        let emissions = self.engine.advance(watermark)?;
+        let advanced = self.engine.advance(watermark);
+        let emissions = advanced.map_err(|fault| self.blame.fault(fault))?;
         self.emit(emissions)?;
         failpoint::reached("ingest.advanced")?;
         self.advance_alerts(watermark)
@@ -248,6 +253,7 @@ impl Run<'_> {
         self.environment.board.update_job(&self.config.name, |status: &mut JobStatus| {
             state.clone_into(&mut status.state);
             status.error = None;
+            status.parked = None;
             status.epoch = self.ledger.next_epoch() - 1;
             status.watermark_micros = known.then_some(watermark.0);
             status.rows_in = self.records.records;

@@ -32,12 +32,17 @@ impl Run<'_> {
                 }
             };
             match message {
-                Control::View { view, limit, reply } => {
-                    // Whoever asked may have given up.
-                    let _gone = reply.send(self.view(&view, limit)).is_err();
-                }
                 Control::Stall { view, reply } => {
                     let _gone = reply.send(Ok(self.stall(&view))).is_err();
+                }
+                Control::View { view, limit, reply } => {
+                    let snapshot = self.view(&view, limit);
+                    let broken = snapshot.as_ref().err().filter(|_| self.is_broken).cloned();
+                    // Whoever asked may have given up.
+                    let _gone = reply.send(snapshot).is_err();
+                    if let Some(error) = broken {
+                        return Err(error);
+                    }
                 }
                 Control::AddAlert(alert) => {
                     self.add_alert(&alert)?;
@@ -91,6 +96,7 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// All rows of a view. After a panic the operators are of no use: `is_broken`.
     fn view(&mut self, view: &str, limit: usize) -> Result<ViewSnapshot> {
         let schema = self.config.catalog.query(view).map(|query| Arc::clone(&query.schema));
         let Some(schema) = schema.filter(|_| self.tables.contains(view)) else {
@@ -99,7 +105,15 @@ impl Run<'_> {
                 self.config.name
             )));
         };
-        let Some(live) = self.engine.peek(view, limit)? else {
+        let live = match self.engine.peek(view, limit) {
+            Ok(live) => live,
+            Err(fault) if fault.is_harmless() => return Err(fault.into()),
+            Err(fault) => {
+                self.is_broken = true;
+                return Err(self.blame.fault(fault));
+            }
+        };
+        let Some(live) = live else {
             return Err(Error::invalid(
                 "TM603",
                 format!("the open windows of '{view}' are too large"),

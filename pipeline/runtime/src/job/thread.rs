@@ -1,8 +1,18 @@
-//! The life of a job's thread: incarnations one after the other, what ends it, and what it answers
-//! when it can do nothing else.
+//! The life of a job's thread: incarnations one after the other, what is done when one fails, and
+//! what the job answers while it can do nothing else.
+//!
+//! | what failed | what is done |
+//! |---|---|
+//! | some of its queries, or the places they deliver to | they leave for a job of their own (`isolate`), the others go on |
+//! | a broker, the bucket: does not answer | tried again for ever, `degraded` |
+//! | everything else | tried again [`TRIES_MAX`] times without a commit, then `parked` |
+//! | the log or the bucket is damaged | `parked` at once: only a person can help |
+//! | another process has the job | it ends, `fenced` |
+//!
+//! A parked job reads nothing and loses nothing: its last commit stands, and `RESUME` lets it try
+//! again from there, as does a restart of the process.
 
 use std::{
-    cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
@@ -12,24 +22,28 @@ use tidemill_contract::{Error, ErrorKind, Result};
 
 use super::{
     Control, JobConfig, JobEnvironment,
+    blame::Legacy,
     control::Change,
+    isolate::isolate,
     run::{End, Run},
 };
-use crate::feed::back_off;
 
-/// Tries in a row without a commit before a job gives up.
-const ATTEMPTS_MAX: u32 = 10;
+/// Tries in a row without a commit before a job is parked.
+const TRIES_MAX: u32 = 5;
+/// Longest wait between two tries.
+const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
 /// Runs a job until it is told to stop. Never panics.
 pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Receiver<Control>) {
     let mut config = config;
-    let mut attempt = 0;
+    let mut tries = 0;
     loop {
         let epoch_before = epoch(environment, &config.name);
-        let changes = RefCell::default();
-        let ended = live(environment, &config, &changes, inbox);
+        let legacy = Legacy::default();
+        let work = || Run::open(environment, &config, &legacy)?.work(inbox);
+        let ended = guarded(&config.name, work);
         environment.memory.forget_state(&config.name);
-        for change in changes.take() {
+        for change in legacy.changes.take() {
             change.apply(&mut config);
         }
         let error = match ended {
@@ -38,30 +52,59 @@ pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Recei
             Err(error) => error,
         };
         let progressed = epoch(environment, &config.name) > epoch_before;
-        attempt = if progressed { 1 } else { attempt + 1 };
-        if error.kind == ErrorKind::Unavailable && attempt <= ATTEMPTS_MAX {
-            tracing::warn!(job = %config.name, %error, attempt, "job tries again");
-            tell(environment, &config.name, "degraded", Some(&error));
-            if wait_or_stop(&mut config, inbox, back_off(attempt), &error) {
-                return tell(environment, &config.name, "stopped", None);
+        tries = if progressed { 1 } else { tries + 1 };
+        let name = config.name.clone();
+        let isolated = guarded(&name, || isolate(environment, &mut config, &legacy, &error, tries));
+        let error = match isolated {
+            Ok(true) => {
+                tries = 0;
+                continue;
             }
-            continue;
+            Ok(false) => error,
+            Err(error) => error,
+        };
+        let is_stopped = match verdict(&error, tries) {
+            Verdict::End => {
+                tracing::error!(job = %config.name, %error, "job ends: another process has it");
+                environment.board.fence_job(&config.name, &error);
+                return answer_until_stopped(&mut config, inbox, &error);
+            }
+            Verdict::TryAgain => {
+                tracing::warn!(job = %config.name, %error, tries, "job tries again");
+                tell(environment, &config.name, "degraded", Some(&error));
+                let wait = back_off(environment.retry_interval, tries);
+                wait_or_stop(&mut config, inbox, wait, &error)
+            }
+            Verdict::Park => {
+                let is_stopped = park(environment, &mut config, inbox, &error, tries);
+                tries = 0;
+                is_stopped
+            }
+        };
+        if is_stopped {
+            return tell(environment, &config.name, "stopped", None);
         }
-        let state = if error.kind == ErrorKind::Fenced { "fenced" } else { "failed" };
-        tracing::error!(job = %config.name, %error, state, "job ends");
-        environment.board.fail_job(&config.name, state, &error);
-        return answer_until_stopped(inbox, &error);
     }
 }
 
-/// One incarnation; a panic in it is an error of this job.
-fn live(
-    environment: &JobEnvironment,
-    config: &JobConfig,
-    changes: &RefCell<Vec<Change>>,
-    inbox: &Receiver<Control>,
-) -> Result<End> {
-    let work = || Run::open(environment, config, changes)?.work(inbox);
+enum Verdict {
+    TryAgain,
+    Park,
+    End,
+}
+
+fn verdict(error: &Error, tries: u32) -> Verdict {
+    match error.kind {
+        ErrorKind::Fenced => Verdict::End,
+        ErrorKind::Unavailable => Verdict::TryAgain,
+        ErrorKind::Corrupt => Verdict::Park,
+        _ if tries < TRIES_MAX => Verdict::TryAgain,
+        _ => Verdict::Park,
+    }
+}
+
+/// A panic is an error of this job.
+fn guarded<T>(job: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     // Everything an incarnation changed in memory is dropped with it.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic
@@ -69,7 +112,7 @@ fn live(
             .map(|text| (*text).to_owned())
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_default();
-        Err(Error::internal(format!("job '{}' panicked: {text}", config.name)))
+        Err(Error::internal(format!("job '{job}' panicked: {text}")))
     })
 }
 
@@ -82,7 +125,37 @@ fn tell(environment: &JobEnvironment, name: &str, state: &str, error: Option<&Er
     environment.board.update_job(name, |status| {
         state.clone_into(&mut status.state);
         status.error = error.map(ToString::to_string);
+        status.parked = None;
     });
+}
+
+/// `first`, twice that, four times, … up to [`BACK_OFF_MAX`].
+fn back_off(first: Duration, tries: u32) -> Duration {
+    let doublings = tries.saturating_sub(1).min(16);
+    first.saturating_mul(1 << doublings).min(BACK_OFF_MAX)
+}
+
+/// Waits until it is told to go on: false, or to stop: true.
+fn park(
+    environment: &JobEnvironment,
+    config: &mut JobConfig,
+    inbox: &Receiver<Control>,
+    error: &Error,
+    tries: u32,
+) -> bool {
+    let parked = environment.board.park_job(&config.name, error, tries);
+    tracing::error!(job = %config.name, error = %parked, tries, "job is parked");
+    loop {
+        match inbox.recv() {
+            Err(_) | Ok(Control::Stop) => return true,
+            Ok(Control::Resume) => {
+                defer(config, Control::Resume, &parked);
+                environment.board.resume_job(&config.name);
+                return false;
+            }
+            Ok(message) => defer(config, message, &parked),
+        }
+    }
 }
 
 /// Waits for the next try; true if told to stop.
@@ -116,8 +189,9 @@ fn defer(config: &mut JobConfig, message: Control, error: &Error) {
         Control::AddAlert(alert) => Change::AddAlert(alert).apply(config),
         Control::RemoveAlert(name) => Change::RemoveAlert(name).apply(config),
         Control::Mute { query, reply } => {
+            // The last commit may name it; what it could not deliver goes nowhere any more.
             Change::Mute(query).apply(config);
-            let _gone = reply.send(Err(error.clone())).is_err();
+            let _gone = reply.send(Ok(())).is_err();
         }
         Control::Pause => Change::SetPaused(true).apply(config),
         Control::Resume => Change::SetPaused(false).apply(config),
@@ -125,21 +199,12 @@ fn defer(config: &mut JobConfig, message: Control, error: &Error) {
     }
 }
 
-/// A job that has failed answers every question with its failure.
-fn answer_until_stopped(inbox: &Receiver<Control>, error: &Error) {
+/// A job that has ended answers every question with its end.
+fn answer_until_stopped(config: &mut JobConfig, inbox: &Receiver<Control>, error: &Error) {
     while let Ok(message) = inbox.recv() {
         match message {
             Control::Stop => return,
-            Control::View { reply, .. } => {
-                let _gone = reply.send(Err(error.clone())).is_err();
-            }
-            Control::Stall { reply, .. } => {
-                let _gone = reply.send(Err(error.clone())).is_err();
-            }
-            Control::Mute { reply, .. } => {
-                let _gone = reply.send(Err(error.clone())).is_err();
-            }
-            _ => {}
+            message => defer(config, message, error),
         }
     }
 }

@@ -71,7 +71,8 @@ impl Pipeline {
             board: Arc::new(Board::default()),
             memory,
             writer,
-            state: Mutex::new(State { catalog, supervisor: None }),
+            parted: Arc::default(),
+            state: Arc::new(Mutex::new(State { catalog, supervisor: None })),
         }))
     }
 }

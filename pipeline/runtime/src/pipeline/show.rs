@@ -100,19 +100,21 @@ fn sources(catalog: &Catalog) -> Result<StatementResult> {
 }
 
 fn views(catalog: &Catalog, status: &Status) -> Result<StatementResult> {
-    let mut table = Table::new(&["name", "source", "state", "query"]);
+    let mut table = Table::new(&["name", "source", "state", "query", "error"]);
     for view in catalog.views() {
-        let state = state_of(status, &view.name);
-        table.push([view.name.clone(), view.root_source.clone(), state, one_line(&view.text)]);
+        let (state, error) = state_of(status, &view.name);
+        let text = one_line(&view.text);
+        table.push([view.name.clone(), view.root_source.clone(), state, text, error]);
     }
     table.rows()
 }
 
 fn sinks(catalog: &Catalog, status: &Status) -> Result<StatementResult> {
-    let mut table = Table::new(&["name", "source", "state", "query"]);
+    let mut table = Table::new(&["name", "source", "state", "query", "error"]);
     for sink in catalog.sinks() {
-        let state = state_of(status, &sink.name);
-        table.push([sink.name.clone(), sink.root_source.clone(), state, one_line(&sink.text)]);
+        let (state, error) = state_of(status, &sink.name);
+        let text = one_line(&sink.text);
+        table.push([sink.name.clone(), sink.root_source.clone(), state, text, error]);
     }
     table.rows()
 }
@@ -182,9 +184,13 @@ fn all(catalog: &Catalog) -> Result<StatementResult> {
     table.rows()
 }
 
-fn state_of(status: &Status, query: &str) -> String {
+/// The state of the job that runs a query, and why it is in it.
+fn state_of(status: &Status, query: &str) -> (String, String) {
     let job = status.jobs.iter().find(|job| job.queries.iter().any(|name| name == query));
-    job.map_or_else(|| "registered".to_owned(), |job| job.state.clone())
+    match job {
+        Some(job) => (job.state.clone(), job.error.clone().unwrap_or_default()),
+        None => ("registered".to_owned(), String::new()),
+    }
 }
 
 fn one_line(text: &str) -> String {

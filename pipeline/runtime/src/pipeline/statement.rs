@@ -57,7 +57,27 @@ impl Pipeline {
         check(&state.catalog.registry.catalog, &parsed.statement)?;
         // Before the catalog forgets what an alert or a query was.
         let applied = state.catalog.register(parsed).await?;
+        if let (Applied::Unchanged, Statement::Resume(name)) = (&applied, &parsed.statement) {
+            return self.unpark(&state, name).await;
+        }
         let message = self.apply(&mut state, &applied).await?;
+        Ok(StatementResult::Done { message })
+    }
+
+    /// `RESUME` of what is not paused: a parked job tries again.
+    async fn unpark(&self, state: &State, name: &str) -> Result<StatementResult> {
+        let catalog = &state.catalog.registry.catalog;
+        let insert = format!("{name}$insert");
+        let query = if catalog.query(name).is_some() { name } else { &insert };
+        let is_parked = match &state.supervisor {
+            Some(supervisor) => supervisor.unpark(query).await?,
+            None => false,
+        };
+        let message = if is_parked {
+            format!("'{name}' tries again from its last commit")
+        } else {
+            message(&Applied::Unchanged)
+        };
         Ok(StatementResult::Done { message })
     }
 

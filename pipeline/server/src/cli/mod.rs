@@ -111,10 +111,9 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// What the first failed job says, if one failed.
+/// What the first job says that is parked or fenced, if none is left that goes on.
 fn failed_job(status: &Status) -> Option<String> {
-    let failed = |state: &str| state == "failed" || state == "fenced";
-    let job = status.jobs.iter().find(|job| failed(&job.state))?;
+    let job = status.jobs.first().filter(|_| status.is_given_up())?;
     let reason = job.error.as_deref().unwrap_or("no reason given");
     Some(format!("job {} {}: {reason}", job.name, job.state))
 }

@@ -82,7 +82,7 @@ async fn run_script(
     Ok(())
 }
 
-/// Completes when all sources are drained; with an unbounded one only when a job failed.
+/// Completes when all sources are drained; with an unbounded one only when no job goes on.
 async fn ended(pipeline: &Pipeline) -> Result<(), Failure> {
     if pipeline.wait_drained().await? {
         return Ok(());

@@ -88,6 +88,7 @@ pub const KEYS: &[Key] = &[
     key("state.commit_interval", Kind::Duration, Some("1s"), "Time between commits of a job."),
     key("state.flush_interval", Kind::Duration, Some("10s"), "Longest time a closed window waits for its Parquet file."),
     key("state.flush_rows", Kind::Count, Some("50000"), "Rows of closed windows that make a Parquet file at once."),
+    key("state.retry_interval", Kind::Duration, Some("1s"), "Wait before a job that failed is tried again; doubles with each try up to 30 s."),
 ];
 
 /// The prefix of the free-form librdkafka properties.
@@ -182,6 +183,7 @@ impl Config {
                 .and_then(|rows| rows.parse().ok())
                 .unwrap_or(50_000),
             clean: self.clean()?,
+            retry_interval: parse_duration(self.get("state.retry_interval").unwrap_or("1s"))?,
         })
     }
 

@@ -1,13 +1,17 @@
-//! Keeps web pages out of a loopback API that has no login.
+//! Keeps panics in, and web pages out of a loopback API that has no login.
 //!
 //! Two ways in, both closed: a page that rebinds its own name to 127.0.0.1 sends a foreign `Host`;
 //! a page that posts to 127.0.0.1 directly sends a foreign `Origin`. There is no CORS at all.
+
+use std::panic::AssertUnwindSafe;
 
 use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use tidemill_contract::Error;
 
 use super::Problem;
 
@@ -39,6 +43,17 @@ pub(super) async fn same_origin(request: Request, next: Next) -> Response {
 
 fn text(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok()
+}
+
+/// A panic in a handler is the failure of one request: it gets an answer, the others go on.
+pub(super) async fn contain_panics(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_panic| {
+        // What it said is on stderr already.
+        tracing::error!(path, "a request panicked");
+        let error = Error::internal("the request panicked");
+        Problem::of(&error.help("please report it with the statement"), "").into_response()
+    })
 }
 
 /// Whether a `Host` value (`name[:port]`) names this machine's loopback.

@@ -1,6 +1,7 @@
 //! `/livez`: the process answers. `/readyz`: the catalog runs and statements are welcome.
 //!
-//! A failed job does not make the node unready: the others go on. It is named in the answer.
+//! A parked job does not make the node unready: the others go on. The answer names it, with the
+//! reason and the way out.
 
 use std::sync::Arc;
 

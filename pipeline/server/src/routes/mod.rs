@@ -141,6 +141,7 @@ fn router(service: Arc<Service>) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "TM812", "method not allowed here")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn(guard::contain_panics))
         .layer(axum::middleware::from_fn(guard::same_origin))
         .layer(axum::middleware::from_fn(metrics::count))
         .with_state(service)
