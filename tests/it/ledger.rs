@@ -7,15 +7,16 @@
 mod catalog;
 mod commit;
 mod delivery;
-mod fault;
 mod prune;
 
 use std::path::Path as FsPath;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tidemill_connectors::store::Store;
-use tidemill_connectors::store::open;
+use tidemill_connectors::store::{Store, StoreLimits, connect, guard, open};
 use tidemill_runtime::ledger::Ledger;
+
+use crate::fault::FaultStore;
 
 const JOB: &str = "orders";
 
@@ -23,6 +24,19 @@ const JOB: &str = "orders";
 fn local(folder: &FsPath) -> Store {
     let url = format!("file://{}", folder.display());
     open(&url, &std::collections::BTreeMap::new()).unwrap()
+}
+
+/// The same with faults, and short deadlines over them.
+fn faulty(folder: &FsPath) -> (Arc<FaultStore>, Store) {
+    // Bare: the guard of `open` would settle what the faults leave unclear.
+    let bare = connect(&folder.to_string_lossy(), &std::collections::BTreeMap::new()).unwrap();
+    let faults = FaultStore::new(bare, 1);
+    let limits = StoreLimits {
+        try_timeout: Duration::from_millis(200),
+        operation_timeout: Duration::from_millis(600),
+    };
+    let store = guard(faults.store(), limits);
+    (faults, store)
 }
 
 async fn open_ledger(store: &Store, writer: &str) -> (Ledger, u64) {

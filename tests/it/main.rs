@@ -14,6 +14,7 @@ mod bucket;
 mod cli;
 mod demo;
 mod docs;
+mod fault;
 mod feed;
 mod isolation;
 mod job;

@@ -2,8 +2,14 @@
 //! and too little memory. Each figure has a short form that always runs and a long form, chosen
 //! with `TIDEMILL_LONG=1`, whose figures stand in `RELIABILITY.md`.
 
+mod f19_flips;
+mod f19_full;
+mod f19_power;
+mod f4_broker_faults;
+mod f4_store_faults;
+mod rig;
+
 /// The long form was asked for.
-#[allow(dead_code, reason = "each figure asks")]
 pub(crate) fn is_long() -> bool {
     std::env::var_os("TIDEMILL_LONG").is_some_and(|value| value == "1")
 }

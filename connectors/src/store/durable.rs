@@ -8,26 +8,25 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
+    CopyOptions, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
 };
 use tidemill_contract::Error;
 
+use super::layer::{Layer, Layered};
 use crate::failpoint;
 
 const NAME: &str = "DurableLocalStore";
 
-/// An object store over one folder.
+/// An object store over one folder; [`Store`](super::Store) is made from it.
 #[derive(Debug)]
 pub struct DurableLocalStore {
     inner: LocalFileSystem,
@@ -153,11 +152,15 @@ fn place(
 }
 
 #[async_trait::async_trait]
-impl ObjectStore for DurableLocalStore {
+impl Layer for DurableLocalStore {
+    fn inner(&self) -> &dyn ObjectStore {
+        &self.inner
+    }
+
     async fn put_opts(
         &self,
-        location: &Path,
-        payload: PutPayload,
+        at: &Path,
+        body: PutPayload,
         opts: PutOptions,
     ) -> object_store::Result<PutResult> {
         let create = match opts.mode {
@@ -170,10 +173,10 @@ impl ObjectStore for DurableLocalStore {
                 });
             }
         };
-        let target = self.fs_path(location)?;
+        let target = self.fs_path(at)?;
         let staging = self.staging_path(&target);
         blocking(move || {
-            place(&staging, &target, &payload, create)?;
+            place(&staging, &target, &body, create)?;
             Ok(PutResult { e_tag: None, version: None })
         })
         .await
@@ -181,35 +184,12 @@ impl ObjectStore for DurableLocalStore {
 
     async fn put_multipart_opts(
         &self,
-        location: &Path,
+        at: &Path,
         opts: PutMultipartOptions,
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        let target = self.fs_path(location)?;
-        let inner = self.inner.put_multipart_opts(location, opts).await?;
+        let target = self.fs_path(at)?;
+        let inner = self.inner.put_multipart_opts(at, opts).await?;
         Ok(Box::new(DurableUpload { inner, target }))
-    }
-
-    async fn get_opts(
-        &self,
-        location: &Path,
-        options: GetOptions,
-    ) -> object_store::Result<GetResult> {
-        self.inner.get_opts(location, options).await
-    }
-
-    async fn get_ranges(
-        &self,
-        location: &Path,
-        ranges: &[Range<u64>],
-    ) -> object_store::Result<Vec<Bytes>> {
-        self.inner.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(locations)
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
@@ -222,10 +202,6 @@ impl ObjectStore for DurableLocalStore {
         offset: &Path,
     ) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
         sorted(self.inner.list_with_offset(prefix, offset))
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(
@@ -279,6 +255,6 @@ impl MultipartUpload for DurableUpload {
 /// Shared handle, as the rest of the crate passes stores around.
 impl From<DurableLocalStore> for super::Store {
     fn from(store: DurableLocalStore) -> Self {
-        Arc::new(store)
+        Arc::new(Layered(store))
     }
 }

@@ -1,16 +1,19 @@
 //! The bucket: one object store per URL, and the few operations the commit protocol rests on.
 //!
-//! Why a layer of our own: the local store must be durable before it says yes, and a conditional
-//! create must give a plain answer even when the network does not. It never relies on a listing
-//! right after a write, and never shows credentials.
+//! Why layers of our own: the local store must be durable before it says yes (`durable`), every
+//! operation must end in time and a conditional create give a plain answer even when the network
+//! does not (`guard`). It never relies on a listing right after a write, and never shows
+//! credentials.
 
 mod durable;
+mod guard;
+mod layer;
+mod limits;
 mod prefixed;
 mod s3;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -20,13 +23,16 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 use tidemill_contract::{Error, Result};
 
 pub use durable::DurableLocalStore;
+pub use guard::guard;
+pub use layer::{Layer, Layered};
+pub use limits::StoreLimits;
+pub(crate) use prefixed::prefixed;
 
 /// An object store, shared.
 pub type Store = Arc<dyn ObjectStore>;
 
-/// Waits between the tries of one operation. The client below retries server errors by itself;
-/// these are for what it gives up on.
-const RETRY_WAITS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+/// Reads of one object before its damage is believed.
+const CHECKED_READS: u32 = 3;
 
 /// What a conditional create did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,11 +44,21 @@ pub enum PutOutcome {
 }
 
 /// Opens the store of a URL: `file:///folder` (or a plain path), `s3://bucket/prefix`,
-/// `memory://`. Options are those of the kind; `AWS_*` variables fill the gaps of `s3`.
+/// `memory://`. Options are those of the kind; `AWS_*` variables fill the gaps of `s3`. Every
+/// operation has the deadlines of [`StoreLimits::default`].
 ///
 /// # Errors
 /// `TM531` for a URL or an option it does not know, `TM530` if a folder cannot be made.
 pub fn open(url: &str, options: &BTreeMap<String, String>) -> Result<Store> {
+    connect(url, options).map(|store| guard(store, StoreLimits::default()))
+}
+
+/// Like [`open`], without deadlines and retries: for whoever puts something between the store and
+/// its [`guard`].
+///
+/// # Errors
+/// As [`open`].
+pub fn connect(url: &str, options: &BTreeMap<String, String>) -> Result<Store> {
     match url.split_once("://") {
         Some(("s3" | "s3a", rest)) => s3::open(rest, options),
         Some(("memory", _)) => {
@@ -51,7 +67,7 @@ pub fn open(url: &str, options: &BTreeMap<String, String>) -> Result<Store> {
         }
         Some(("file", path)) => {
             no_options("file", options)?;
-            Ok(Arc::new(DurableLocalStore::open(&decode_path(path)?)?))
+            Ok(DurableLocalStore::open(&decode_path(path)?)?.into())
         }
         Some((scheme, _)) => {
             Err(Error::invalid("TM531", format!("unknown bucket scheme '{scheme}'"))
@@ -59,32 +75,22 @@ pub fn open(url: &str, options: &BTreeMap<String, String>) -> Result<Store> {
         }
         None => {
             no_options("file", options)?;
-            Ok(Arc::new(DurableLocalStore::open(std::path::Path::new(url))?))
+            Ok(DurableLocalStore::open(std::path::Path::new(url))?.into())
         }
     }
 }
 
-/// Creates an object unless one is there. An unclear answer (a timeout, 409, 412, a retried
-/// request) is settled by reading back: identical bytes mean that our own try won.
+/// Creates an object unless one is there. The [`guard`] has settled unclear answers: `Exists`
+/// means other bytes.
 ///
 /// # Errors
 /// `TM530` if the store does not answer or refuses.
 pub async fn put_new(store: &Store, path: &Path, bytes: Bytes) -> Result<PutOutcome> {
-    let mut waits = RETRY_WAITS.iter();
-    loop {
-        let payload = PutPayload::from_bytes(bytes.clone());
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let Err(error) = store.put_opts(path, payload, options).await else {
-            return Ok(PutOutcome::Created);
-        };
-        match get(store, path).await {
-            Ok(Some(found)) if found == bytes => return Ok(PutOutcome::Created),
-            Ok(Some(_)) => return Ok(PutOutcome::Exists),
-            Ok(None) | Err(_) => match waits.next() {
-                Some(wait) if worth_retrying(&error) => tokio::time::sleep(*wait).await,
-                _ => return Err(failure("create", path, &error)),
-            },
-        }
+    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    match store.put_opts(path, PutPayload::from_bytes(bytes), options).await {
+        Ok(_) => Ok(PutOutcome::Created),
+        Err(object_store::Error::AlreadyExists { .. }) => Ok(PutOutcome::Exists),
+        Err(error) => Err(failure("create", path, &error)),
     }
 }
 
@@ -93,16 +99,30 @@ pub async fn put_new(store: &Store, path: &Path, bytes: Bytes) -> Result<PutOutc
 /// # Errors
 /// `TM530` if the store does not answer or refuses.
 pub async fn get(store: &Store, path: &Path) -> Result<Option<Bytes>> {
-    let mut waits = RETRY_WAITS.iter();
+    let read = async { store.get(path).await?.bytes().await };
+    match read.await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(failure("read", path, &error)),
+    }
+}
+
+/// Reads an object that can be checked. One that does not pass is read again: its bytes may be
+/// damaged on the way only.
+///
+/// # Errors
+/// `TM530` if the store does not answer or refuses; what `check` says of the last read.
+pub async fn get_checked<T>(
+    store: &Store,
+    path: &Path,
+    check: impl Fn(Bytes) -> Result<T>,
+) -> Result<Option<T>> {
+    let mut again = CHECKED_READS - 1;
     loop {
-        let read = async { store.get(path).await?.bytes().await };
-        match read.await {
-            Ok(bytes) => return Ok(Some(bytes)),
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => match waits.next() {
-                Some(wait) if worth_retrying(&error) => tokio::time::sleep(*wait).await,
-                _ => return Err(failure("read", path, &error)),
-            },
+        let Some(bytes) = get(store, path).await? else { return Ok(None) };
+        match check(bytes) {
+            Err(_) if again > 0 => again -= 1,
+            outcome => return outcome.map(Some),
         }
     }
 }
@@ -112,16 +132,8 @@ pub async fn get(store: &Store, path: &Path) -> Result<Option<Bytes>> {
 /// # Errors
 /// `TM530` if the store does not answer or refuses.
 pub async fn put(store: &Store, path: &Path, bytes: Bytes) -> Result<()> {
-    let mut waits = RETRY_WAITS.iter();
-    loop {
-        match store.put(path, PutPayload::from_bytes(bytes.clone())).await {
-            Ok(_) => return Ok(()),
-            Err(error) => match waits.next() {
-                Some(wait) if worth_retrying(&error) => tokio::time::sleep(*wait).await,
-                _ => return Err(failure("write", path, &error)),
-            },
-        }
-    }
+    let written = store.put(path, PutPayload::from_bytes(bytes)).await;
+    written.map(|_| ()).map_err(|error| failure("write", path, &error))
 }
 
 /// All objects under a prefix (whole path parts), sorted.
@@ -151,21 +163,15 @@ pub async fn delete(store: &Store, path: &Path) -> Result<()> {
     }
 }
 
-fn worth_retrying(error: &object_store::Error) -> bool {
-    !matches!(
-        error,
-        object_store::Error::PermissionDenied { .. }
-            | object_store::Error::Unauthenticated { .. }
-            | object_store::Error::NotImplemented { .. }
-            | object_store::Error::NotSupported { .. }
-            | object_store::Error::InvalidPath { .. }
-    )
-}
-
-/// An error of the store in the contract's words.
+/// An error of the store in the contract's words. A refusal (401, 403) is tried again like an
+/// outage: nothing may be skipped because a key was changed.
 pub(crate) fn failure(what: &str, path: &Path, error: &object_store::Error) -> Error {
-    Error::unavailable("TM530", format!("cannot {what} '{path}' in the bucket"))
-        .because(error.to_string())
+    let failed = Error::unavailable("TM530", format!("cannot {what} '{path}' in the bucket"))
+        .because(error.to_string());
+    if limits::is_refusal(error) {
+        return failed.help("check the bucket's credentials and permissions; it is tried again");
+    }
+    failed
 }
 
 fn no_options(kind: &str, options: &BTreeMap<String, String>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Buckets that speak S3.
 //!
-//! Every request has a deadline and few retries of its own: the commit protocol retries above,
-//! where it knows what an unclear answer means.
+//! The client retries little by itself: the guard above has the deadlines, and knows what an
+//! unclear answer means.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 use tidemill_contract::{Error, Result};
 
 use super::Store;
-use super::prefixed::PrefixedStore;
+use super::prefixed::prefixed;
 
-/// Whole-request deadline: a large Parquet file over a slow line still fits.
+/// Whole-request deadline, for requests the guard does not see; a large file still fits.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The default of 180 s is longer than any epoch.
-const RETRY_BUDGET: Duration = Duration::from_secs(5);
-const RETRIES_MAX: usize = 3;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The defaults of 180 s and 10 retries are longer than any epoch.
+const RETRY_BUDGET: Duration = Duration::from_secs(2);
+const RETRIES_MAX: usize = 2;
 
 const OPTIONS: &[&str] = &[
     "endpoint",
@@ -89,7 +89,7 @@ pub(super) fn open(location: &str, options: &BTreeMap<String, String>) -> Result
     if prefix.as_ref().is_empty() {
         return Ok(Arc::new(store));
     }
-    Ok(Arc::new(PrefixedStore::new(store, prefix)))
+    Ok(prefixed(Arc::new(store), prefix))
 }
 
 /// Plain HTTP to this very machine needs no extra permission.

@@ -32,13 +32,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tidemill_connectors::failpoint;
-use tidemill_connectors::log::kafka::{KafkaLog, KafkaWriter};
+use tidemill_connectors::log::kafka::KafkaLog;
 use tidemill_connectors::sinks::delta;
 use tidemill_connectors::store::Store;
-use tidemill_contract::{Commit, Error, ErrorKind, LogWriter, Result, StagedFile};
+use tidemill_contract::{Commit, Error, ErrorKind, Result, StagedFile};
 
 use crate::outbox::Outbox;
 use crate::publish::read_outbox;
+use crate::writer::WriterSlot;
 
 pub use file::file_length;
 
@@ -67,8 +68,7 @@ pub type Failures = Vec<(Place, Error)>;
 pub struct Delivery {
     store: Store,
     log: KafkaLog,
-    /// Made at first use: most jobs append to nothing.
-    writer: Option<KafkaWriter>,
+    writer: WriterSlot,
     /// Places that others deliver to, or nobody.
     skipped: BTreeSet<Place>,
     failures: Failures,
@@ -77,7 +77,8 @@ pub struct Delivery {
 impl Delivery {
     /// Publishes to the tables of `store` and the topics of `log`.
     pub fn new(store: Store, log: KafkaLog) -> Self {
-        Self { store, log, writer: None, skipped: BTreeSet::new(), failures: Vec::new() }
+        let writer = WriterSlot::default();
+        Self { store, log, writer, skipped: BTreeSet::new(), failures: Vec::new() }
     }
 
     /// Leaves places out of [`Self::roll_forward`].
@@ -88,6 +89,12 @@ impl Delivery {
     /// The places at fault if the last [`Self::roll_forward`] failed; empty if no place alone was.
     pub fn failures(&self) -> &Failures {
         &self.failures
+    }
+
+    /// Appends with a writer that an earlier delivery of the same job may have used.
+    #[must_use]
+    pub(crate) fn with_writer(self, writer: WriterSlot) -> Self {
+        Self { writer, ..self }
     }
 
     /// Where the topics of an outbox end now. To be asked after the publication before is
@@ -125,7 +132,8 @@ impl Delivery {
         }
         if !outbox.topics().is_empty() {
             let topics = outbox.topics();
-            topic::append(self.writer()?, outbox, &topics, &topic::Present::default()).await?;
+            let writer = self.writer.writer(&self.log)?;
+            topic::append(&*writer, outbox, &topics, &topic::Present::default()).await?;
         }
         first(&file::append(outbox, commit, &self.skipped).await?)
     }
@@ -212,26 +220,9 @@ impl Delivery {
         if topics.is_empty() {
             return Ok(());
         }
-        self.settle().await;
+        self.writer.settle().await?;
         let present = topic::present(&self.log, topics, &commit.topic_floor).await?;
-        topic::append(self.writer()?, outbox, topics, &present).await
-    }
-
-    /// Lets an earlier try come to its end, so that what it appended can be seen, and drops its
-    /// writer, which may be beyond use.
-    async fn settle(&mut self) {
-        if let Some(writer) = self.writer.take()
-            && let Err(error) = writer.flush().await
-        {
-            tracing::warn!(%error, "an earlier publication did not complete");
-        }
-    }
-
-    fn writer(&mut self) -> Result<&KafkaWriter> {
-        match &mut self.writer {
-            Some(writer) => Ok(writer),
-            slot => Ok(slot.insert(self.log.writer()?)),
-        }
+        topic::append(&*self.writer.writer(&self.log)?, outbox, topics, &present).await
     }
 }
 

@@ -23,7 +23,11 @@ use tidemill_connectors::{failpoint, log::kafka::KafkaLog, store::Store};
 use tidemill_contract::{Error, ErrorKind, Result, Source, SourceSpec};
 use tokio::sync::watch;
 
-use crate::status::Board;
+use crate::{
+    patience::{back_off, patiently},
+    status::Board,
+    writer::WriterSlot,
+};
 use append::Appender;
 use book::Book;
 pub(crate) use book::check_entry as check_record;
@@ -31,10 +35,8 @@ use seen::Seen;
 
 /// Option: partitions of a topic this feed creates.
 pub(crate) const TOPIC_PARTITIONS: &str = "topic.partitions";
-/// Tries in a row without progress before a feed gives up.
+/// Tries in a row without progress before a feed gives up on an error of its own.
 const ATTEMPTS_MAX: u32 = 10;
-/// Longest wait between two tries.
-const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
 /// Where each partition of the topic ends once a bounded source is wholly in it (exclusive).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,13 +107,14 @@ impl Feed {
     }
 
     /// Runs until the source is drained, `stop` turns true, or it fails. The end of a bounded
-    /// source is sent once; retries with back-off while something does not answer.
+    /// source is sent once; what does not answer is waited for, however long it takes.
     pub async fn run(self, end: watch::Sender<Option<FeedEnd>>, mut stop: watch::Receiver<bool>) {
         let mut attempt = 0;
+        let writer = WriterSlot::default();
         loop {
             let rows_before = self.rows();
             // A panic is an error of this feed and of nothing else.
-            let once = AssertUnwindSafe(self.run_once(&mut stop)).catch_unwind();
+            let once = AssertUnwindSafe(self.run_once(&writer, &mut stop)).catch_unwind();
             let ended = once.await.unwrap_or_else(|panic| Err(panicked(&self.source, &*panic)));
             let error = match ended {
                 Ok(Outcome::Drained(found)) => {
@@ -124,8 +127,12 @@ impl Feed {
                 Err(error) => error,
             };
             attempt = if self.rows() > rows_before { 1 } else { attempt + 1 };
-            let may_help = matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Internal);
-            if !may_help || attempt > ATTEMPTS_MAX {
+            let may_help = match error.kind {
+                ErrorKind::Unavailable => true,
+                ErrorKind::Internal => attempt <= ATTEMPTS_MAX,
+                _ => false,
+            };
+            if !may_help {
                 tracing::error!(source = %self.source, %error, "feed failed");
                 return self.board.fail_feed(&self.source, &error);
             }
@@ -137,18 +144,15 @@ impl Feed {
         }
     }
 
-    async fn run_once(&self, stop: &mut watch::Receiver<bool>) -> Result<Outcome> {
-        let partitions = self.log.ensure_topic(&self.topic, self.partitions, &[]).await?;
-        self.log.ensure_topic(&self.dead_topic, 1, &[]).await?;
-        let mut book = Book::load(&self.store, &self.source).await?;
-        if book.is_new() {
-            book.write(&[], self.topic_ends().await?, 0, 0).await?;
-        }
-        let mut seen = Seen::scan(&self.log, book.floor(), book.done()).await?;
+    async fn run_once(
+        &self,
+        writer: &WriterSlot,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Outcome> {
+        let (mut appender, mut book, mut seen) = self.patiently(self.prepare(writer)).await?;
         let Some(mut source) = (self.open)(book.done().clone())? else {
             return Err(Error::internal(format!("source '{}' has nothing to feed", self.source)));
         };
-        let mut appender = Appender::new(self, partitions, &book)?;
         failpoint::reached("feed.opened")?;
         self.tell("running", None);
         loop {
@@ -169,16 +173,54 @@ impl Feed {
                 if rows.is_empty() {
                     break;
                 }
-                appender.append(rows).await?;
+                self.patiently(appender.append(rows)).await?;
             }
-            appender.flush().await?;
-            let (rows, dead) = appender.totals();
-            book.write(&[unit], self.topic_ends().await?, rows, dead).await?;
+            let finish = async {
+                appender.flush().await?;
+                let (rows, dead) = appender.totals();
+                book.write(&[unit], self.topic_ends().await?, rows, dead).await
+            };
+            self.patiently(finish).await?;
         }
-        appender.flush().await?;
-        let ends = self.log.watermarks(&self.topic).await?;
+        let finish = async {
+            appender.flush().await?;
+            self.log.watermarks(&self.topic).await
+        };
+        let ends = self.patiently(finish).await?;
         let ends = ends.into_iter().map(|(partition, (_, end))| (partition, end)).collect();
         Ok(Outcome::Drained(FeedEnd { ends }))
+    }
+
+    /// Topics, what is finished, and what of the rest has arrived.
+    async fn prepare(&self, writer: &WriterSlot) -> Result<(Appender<'_>, Book, Seen)> {
+        let partitions = self.log.ensure_topic(&self.topic, self.partitions, &[]).await?;
+        self.log.ensure_topic(&self.dead_topic, 1, &[]).await?;
+        let mut book = Book::load(&self.store, &self.source).await?;
+        if book.is_new() {
+            book.write(&[], self.topic_ends().await?, 0, 0).await?;
+        }
+        // Before the look: rows of an earlier try must not arrive after it.
+        writer.settle().await?;
+        let seen = Seen::scan(&self.log, book.floor(), book.done()).await?;
+        let appender = Appender::new(self, writer.writer(&self.log)?, partitions, &book)?;
+        Ok((appender, book, seen))
+    }
+
+    /// Does some work; if it takes long the status says that it waits.
+    async fn patiently<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut was_slow = false;
+        let outcome = patiently(work, || {
+            was_slow = true;
+            let what = format!("the feed of source '{}' waits", self.source);
+            let error = Error::unavailable("TM507", what)
+                .because("the log or the bucket has not answered for some seconds");
+            self.tell("degraded", Some(&error));
+        })
+        .await;
+        if was_slow && outcome.is_ok() {
+            self.tell("running", None);
+        }
+        outcome
     }
 
     async fn topic_ends(&self) -> Result<BTreeMap<String, BTreeMap<i32, i64>>> {
@@ -241,10 +283,4 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 /// Waits; true if it was told to stop.
 async fn sleep_or_stop(wait: Duration, stop: &mut watch::Receiver<bool>) -> bool {
     tokio::time::timeout(wait, stopped(stop)).await.is_ok()
-}
-
-/// 1 s, 2 s, 4 s, … up to [`BACK_OFF_MAX`].
-pub(crate) fn back_off(attempt: u32) -> Duration {
-    let doublings = attempt.saturating_sub(1).min(16);
-    Duration::from_secs(1 << doublings).min(BACK_OFF_MAX)
 }

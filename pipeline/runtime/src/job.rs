@@ -19,8 +19,8 @@ mod control;
 mod count;
 mod emit;
 mod ingest;
-mod memory;
 mod isolate;
+mod memory;
 mod open;
 mod position;
 mod run;
@@ -29,6 +29,7 @@ mod sink;
 mod skew;
 mod stall;
 pub(crate) mod state;
+mod step;
 mod tables;
 mod thread;
 
@@ -45,6 +46,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::{
     clean::CleanSettings, delivery::Place, feed::FeedEnd, memory::Memory, status::Board,
+    writer::WriterSlot,
 };
 pub(crate) use control::{Control, ViewSnapshot};
 pub(crate) use stall::{PartitionStall, Stall};
@@ -67,6 +69,7 @@ pub(crate) struct JobEnvironment {
     /// Unique to this run of this process.
     pub(crate) writer: String,
     pub(crate) commit_interval: Duration,
+    pub(crate) commit_timeout: Duration,
     pub(crate) flush: FlushSettings,
     pub(crate) clean: CleanSettings,
     /// Wait before the second try of what failed; it doubles from there.
@@ -101,6 +104,8 @@ pub(crate) struct JobConfig {
     pub(crate) source: SourceSpec,
     /// Where the source's topic is.
     pub(crate) log: KafkaLog,
+    /// The writer of what the job publishes, for all incarnations of the job.
+    pub(crate) writer: WriterSlot,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) catalog_version: u64,
     /// Queries the operators are built for, inputs before their readers.

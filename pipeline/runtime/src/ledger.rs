@@ -302,15 +302,18 @@ async fn newest_milestone(store: &Store, folder: &Path, hint: u64) -> Result<u64
 /// # Errors
 /// As [`read_commit`].
 pub(crate) async fn read_record(store: &Store, path: &Path) -> Result<Option<Commit>> {
-    let Some(bytes) = store::get(store, path).await? else {
-        return Ok(None);
+    let parse = |bytes: Bytes| {
+        let commit: Commit = seal::unseal(&bytes).map_err(|reason| malformed(path, reason))?;
+        if commit.format != COMMIT_FORMAT {
+            let newer =
+                format!("it has format {}, this version knows {COMMIT_FORMAT}", commit.format);
+            return Err(
+                malformed(path, newer).help("run the version that wrote it, or a newer one")
+            );
+        }
+        Ok(commit)
     };
-    let commit: Commit = seal::unseal(&bytes).map_err(|reason| malformed(path, reason))?;
-    if commit.format != COMMIT_FORMAT {
-        let newer = format!("it has format {}, this version knows {COMMIT_FORMAT}", commit.format);
-        return Err(malformed(path, newer).help("run the version that wrote it, or a newer one"));
-    }
-    Ok(Some(commit))
+    store::get_checked(store, path, parse).await
 }
 
 fn malformed(path: &Path, reason: String) -> Error {

@@ -105,6 +105,7 @@ impl Pipeline {
             memory: Arc::clone(&self.memory),
             writer: self.writer.clone(),
             commit_interval: self.settings.commit_interval,
+            commit_timeout: self.settings.commit_timeout,
             flush: crate::job::FlushSettings {
                 rows: self.settings.flush_rows,
                 bytes: self.memory.buffer_limit(),

@@ -163,18 +163,19 @@ pub async fn read_staged(store: &Store, object: &OutboxFile) -> Result<Bytes> {
     };
     // The path is stored as the store writes it: parsed, never encoded a second time.
     let path = Path::parse(&object.path).map_err(|error| wrong(error.to_string()))?;
-    let Some(bytes) = store::get(store, &path).await? else {
-        return Err(wrong("it is not there".to_owned()));
+    let check = |bytes: Bytes| {
+        if bytes.len() as u64 != object.bytes {
+            return Err(wrong(format!("it has {} bytes, not {}", bytes.len(), object.bytes)));
+        }
+        let found = crc32c::crc32c(&bytes);
+        if found != object.crc32c {
+            let sums = format!("its crc32c is {found:08x}, not {:08x}", object.crc32c);
+            return Err(wrong(sums));
+        }
+        Ok(bytes)
     };
-    if bytes.len() as u64 != object.bytes {
-        return Err(wrong(format!("it has {} bytes, not {}", bytes.len(), object.bytes)));
-    }
-    let found = crc32c::crc32c(&bytes);
-    if found != object.crc32c {
-        let sums = format!("its crc32c is {found:08x}, not {:08x}", object.crc32c);
-        return Err(wrong(sums));
-    }
-    Ok(bytes)
+    let read = store::get_checked(store, &path, check).await?;
+    read.ok_or_else(|| wrong("it is not there".to_owned()))
 }
 
 /// Reads the outbox of a commit.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tidemill_connectors::store::{self, Store};
+use tidemill_connectors::store::{self, Store, StoreLimits};
 use tidemill_contract::{Error, Micros, Options, Result};
 
 use crate::clean::CleanSettings;
@@ -35,6 +35,10 @@ pub struct Settings {
     pub bucket: Option<String>,
     /// Options of the bucket (region, endpoint, …).
     pub bucket_options: BTreeMap<String, String>,
+    /// Deadlines of every operation on the bucket.
+    pub store_limits: StoreLimits,
+    /// Longest time one commit may take; one that takes longer is tried again from the last.
+    pub commit_timeout: Duration,
     /// Longest time between two commits of a job that has something to commit.
     pub commit_interval: Duration,
     /// Longest time closed rows wait in the state before they get a Parquet file.
@@ -60,6 +64,8 @@ impl Default for Settings {
             kafka_properties: BTreeMap::new(),
             bucket: None,
             bucket_options: BTreeMap::new(),
+            store_limits: StoreLimits::default(),
+            commit_timeout: Duration::from_secs(60),
             commit_interval: Duration::from_secs(1),
             flush_interval: Duration::from_secs(10),
             flush_rows: FLUSH_ROWS,
@@ -88,7 +94,8 @@ impl Settings {
             return Err(Error::unavailable("TM530", format!("there is no bucket at '{location}'"))
                 .help("name the data folder or the bucket"));
         }
-        store::open(&location, &self.bucket_options)
+        let store = store::connect(&location, &self.bucket_options)?;
+        Ok(store::guard(store, self.store_limits))
     }
 }
 

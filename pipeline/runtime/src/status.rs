@@ -220,6 +220,13 @@ impl Board {
         self.changes.send_modify(|version| *version += 1);
     }
 
+    /// Why a job is degraded, if it is.
+    pub(crate) fn trouble_of(&self, job: &str) -> Option<String> {
+        let entries = self.entries();
+        let job = entries.jobs.get(job).filter(|job| job.state == "degraded");
+        job.and_then(|job| job.error.clone())
+    }
+
     /// Another process has the job: this one ended.
     pub fn fence_job(&self, name: &str, error: &Error) {
         self.entries().failures.insert(format!("job {name}"), error.clone());

@@ -20,6 +20,7 @@ use crate::{
     assignment::{self, Share},
     feed::{Feed, FeedEnd, topic_partitions},
     job::{Bound, Control, JobConfig, JobEnvironment, JobHandle, JobProbe},
+    writer::WriterSlot,
 };
 
 /// Option: where a bounded read of an existing topic ends.
@@ -151,6 +152,7 @@ impl Supervisor {
             name: share.job.clone(),
             source: source.clone(),
             log,
+            writer: WriterSlot::default(),
             catalog: Arc::clone(&registry.catalog),
             catalog_version: registry.version,
             alerts: alerts.collect(),

@@ -271,11 +271,7 @@ impl Group {
 
     /// The rows of all open windows of a query as they stand; `None` if they, or the work for one
     /// of them, come to more than `limit` bytes.
-    pub(crate) fn peek(
-        &mut self,
-        query: &str,
-        limit: usize,
-    ) -> Result<Option<Vec<Closed>>, Fault> {
+    pub(crate) fn peek(&mut self, query: &str, limit: usize) -> Result<Option<Vec<Closed>>, Fault> {
         let Some(client) = self.clients.iter().position(|client| client.query == query) else {
             return Ok(Some(Vec::new()));
         };

@@ -1,15 +1,14 @@
 //! The catalog log: numbers, conflicts, lost answers, stale listings, holes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use object_store::path::Path;
 use tidemill_connectors::store::{self, Store};
 use tidemill_contract::ErrorKind;
 use tidemill_runtime::catalog_log::{CatalogLog, Entry};
 
-use super::fault::FaultStore;
-use super::local;
+use super::{faulty, local};
+use crate::fault::{Fault, Op};
 
 async fn open(store: &Store, writer: &str) -> (CatalogLog, Vec<Entry>) {
     CatalogLog::open(Arc::clone(store), writer.to_owned()).await.unwrap()
@@ -22,15 +21,15 @@ fn texts(entries: &[Entry]) -> Vec<&str> {
 #[tokio::test]
 async fn statements_come_back_in_order_whatever_a_listing_shows() {
     let folder = tempfile::tempdir().unwrap();
-    let faults = Arc::new(FaultStore::new(local(folder.path())));
-    let store: Store = Arc::clone(&faults) as Store;
+    let (faults, store) = faulty(folder.path());
     let (mut log, entries) = open(&store, "one").await;
     assert_eq!((entries.len(), log.version()), (0, 0));
     for (seq, text) in [(1, "CREATE SOURCE a"), (2, "CREATE VIEW b"), (3, "DROP VIEW b")] {
         assert_eq!(log.append(text, 5).await.unwrap().seq, seq);
     }
     for up_to in [0, 1, u64::MAX] {
-        faults.list_up_to.store(up_to, Ordering::SeqCst);
+        faults.heal();
+        faults.chance(1_000, Some(Op::List), "", Fault::Stale(up_to));
         let (log, entries) = open(&store, "two").await;
         assert_eq!(texts(&entries), ["CREATE SOURCE a", "CREATE VIEW b", "DROP VIEW b"]);
         assert_eq!(log.version(), 3);
@@ -54,13 +53,12 @@ async fn of_two_writers_one_is_told_to_look_again() {
 #[tokio::test]
 async fn an_append_whose_answer_is_lost_is_made_once() {
     let folder = tempfile::tempdir().unwrap();
-    let faults = Arc::new(FaultStore::new(local(folder.path())));
-    let store: Store = Arc::clone(&faults) as Store;
+    let (faults, store) = faulty(folder.path());
     let (mut log, _) = open(&store, "one").await;
-    faults.lose_puts.store(1, Ordering::SeqCst);
-    faults.fail_gets.store(1_000, Ordering::SeqCst);
+    faults.next(1, Some(Op::Create), "", Fault::After);
+    faults.next(1_000, Some(Op::Get), "", Fault::Before);
     assert_eq!(log.append("CREATE SOURCE a", 1).await.unwrap_err().kind, ErrorKind::Unavailable);
-    faults.fail_gets.store(0, Ordering::SeqCst);
+    faults.heal();
     assert_eq!(log.append("CREATE SOURCE a", 2).await.unwrap().seq, 1);
     assert_eq!(open(&store, "two").await.1.len(), 1);
 }

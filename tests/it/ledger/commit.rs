@@ -1,16 +1,15 @@
 //! One epoch, one record: the fence, unclear answers, finding the newest, damage.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use object_store::path::Path;
-use tidemill_connectors::store::{self, Store};
+use tidemill_connectors::store;
 use tidemill_contract::{ErrorKind, Result};
 use tidemill_runtime::ledger::{Ledger, read_commit};
 
-use super::fault::FaultStore;
-use super::{JOB, advance, local, open_ledger};
+use super::{JOB, advance, faulty, local, open_ledger};
+use crate::fault::{Fault, Op};
 
 fn slot(epoch: u64) -> Path {
     Path::from(format!("commits/{JOB}/{epoch:020}.json"))
@@ -76,10 +75,9 @@ async fn the_next_commit_waits_for_the_publication_of_the_last() {
 #[tokio::test]
 async fn a_put_whose_answer_is_lost_is_a_commit() {
     let folder = tempfile::tempdir().unwrap();
-    let faults = Arc::new(FaultStore::new(local(folder.path())));
-    let store: Store = Arc::clone(&faults) as Store;
+    let (faults, store) = faulty(folder.path());
     let (mut ledger, _) = open_ledger(&store, "one").await;
-    faults.lose_puts.store(1, Ordering::SeqCst);
+    faults.next(1, Some(Op::Create), "commits", Fault::After);
     commit_next(&mut ledger).await.unwrap();
     assert_eq!(open_ledger(&store, "two").await.1, 1);
 }
@@ -87,27 +85,26 @@ async fn a_put_whose_answer_is_lost_is_a_commit() {
 #[tokio::test]
 async fn an_unclear_answer_is_settled_by_the_same_commit_again() {
     let folder = tempfile::tempdir().unwrap();
-    let faults = Arc::new(FaultStore::new(local(folder.path())));
-    let store: Store = Arc::clone(&faults) as Store;
+    let (faults, store) = faulty(folder.path());
     let (mut ledger, _) = open_ledger(&store, "one").await;
     let commit = ledger.draft();
 
     // Stored, but neither the put nor the reads behind it answer.
-    faults.lose_puts.store(1, Ordering::SeqCst);
-    faults.fail_gets.store(1_000, Ordering::SeqCst);
+    faults.next(1, Some(Op::Create), "commits", Fault::After);
+    faults.next(1_000, Some(Op::Get), "", Fault::Before);
     let error = ledger.commit(commit.clone()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable);
-    faults.fail_gets.store(0, Ordering::SeqCst);
+    faults.heal();
     ledger.commit(commit.clone()).await.unwrap();
     ledger.mark_published(1);
 
     // Not stored: the store is down, then up.
     let commit = ledger.draft();
-    faults.fail_puts.store(1_000, Ordering::SeqCst);
+    faults.next(1_000, Some(Op::Create), "", Fault::Before);
     let error = ledger.commit(commit.clone()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert_eq!(read_commit(&store, JOB, 2).await.unwrap(), None);
-    faults.fail_puts.store(0, Ordering::SeqCst);
+    faults.heal();
     ledger.commit(commit).await.unwrap();
     assert_eq!(open_ledger(&store, "two").await.1, 2);
 }
@@ -127,20 +124,19 @@ async fn another_try_with_other_content_is_not_taken_for_this_one() {
 #[tokio::test]
 async fn the_newest_is_found_behind_any_listing() {
     let folder = tempfile::tempdir().unwrap();
-    let faults = Arc::new(FaultStore::new(local(folder.path())));
-    let store: Store = Arc::clone(&faults) as Store;
+    let (faults, store) = faulty(folder.path());
     let (mut ledger, _) = open_ledger(&store, "one").await;
     for newest in [1, 3, 99, 100, 101, 230] {
         let missing = newest + 1 - ledger.next_epoch();
         advance(&mut ledger, missing).await;
         ledger.prune().await.unwrap();
         for up_to in [0, 1, 50, 99, 100, 150, 199, u64::MAX] {
-            faults.list_up_to.store(up_to, Ordering::SeqCst);
+            faults.chance(1_000, Some(Op::List), "", Fault::Stale(up_to));
             let (found, epoch) = open_ledger(&store, "two").await;
             assert_eq!(epoch, newest, "listing up to {up_to}");
             assert_eq!(found.next_epoch(), newest + 1);
+            faults.heal();
         }
-        faults.list_up_to.store(u64::MAX, Ordering::SeqCst);
     }
 }
 

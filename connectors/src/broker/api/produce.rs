@@ -106,6 +106,9 @@ fn message(error: ResponseError) -> Option<&'static str> {
             Some("the embedded broker has no transactions; use Apache Kafka")
         }
         ResponseError::InvalidRecord => Some("the batch header contradicts its records"),
+        ResponseError::KafkaStorageError => {
+            Some("the broker cannot write to its disk; it may be full; try again later")
+        }
         _ => None,
     }
 }

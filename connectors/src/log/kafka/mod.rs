@@ -4,6 +4,7 @@
 //! It never trusts consumer-group offsets (the caller says where to read) and never creates a
 //! topic by accident.
 
+mod contact;
 mod failure;
 mod properties;
 mod reader;
@@ -26,11 +27,11 @@ pub use reader::KafkaReader;
 pub use writer::KafkaWriter;
 
 /// How long a look-up at the broker may take.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a freshly created topic may take to show up in the metadata.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a bounded scan may go without a single new record.
-const SCAN_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+const SCAN_STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Records and bytes taken per turn of a bounded scan.
 const SCAN_RECORDS: usize = 10_000;
 const SCAN_BYTES: usize = 8 << 20;

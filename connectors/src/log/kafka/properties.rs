@@ -172,7 +172,8 @@ pub(super) fn writer(settings: &KafkaSettings, buffer_bytes: Option<usize>) -> C
     if !settings.properties.contains_key("compression.codec") {
         or_default(&mut config, "compression.type", "lz4");
     }
-    or_default(&mut config, "delivery.timeout.ms", "120000");
+    // Never given up: see `writer`.
+    or_default(&mut config, "delivery.timeout.ms", "0");
     or_default(&mut config, "message.max.bytes", "16777216");
     config
 }
@@ -189,6 +190,8 @@ fn base(settings: &KafkaSettings, fits: impl Fn(&str) -> bool) -> ClientConfig {
     }
     config.set("topic.metadata.refresh.interval.ms", "10000").set("metadata.max.age.ms", "30000");
     or_default(&mut config, "client.id", "tidemill");
+    // The default of 60 s keeps a connection that leads nowhere for a minute.
+    or_default(&mut config, "socket.timeout.ms", "10000");
     or_default(&mut config, "reconnect.backoff.ms", "50");
     or_default(&mut config, "reconnect.backoff.max.ms", "1000");
     config

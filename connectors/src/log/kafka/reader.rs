@@ -19,11 +19,12 @@ use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tidemill_contract::{Error, LogReader, PartitionId, RawBatch, RawRecord, Result};
 
+use super::contact::Contact;
 use super::failure::{self, Reaction};
 use super::{KafkaSettings, properties};
 
 /// How long the look-up of a log end may take.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the main queue is served at least while partitions are polled.
 const SERVE_INTERVAL: Duration = Duration::from_millis(50);
 /// How often an empty partition behind its end is asked for its position (control records move it
@@ -53,6 +54,7 @@ struct Shared {
     ready: Mutex<bool>,
     wake: Condvar,
     ends: Mutex<BTreeMap<i32, i64>>,
+    contact: Mutex<Contact>,
 }
 
 impl Shared {
@@ -75,6 +77,9 @@ struct Context {
 
 impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
+        let mut contact = self.shared.contact.lock().unwrap_or_else(PoisonError::into_inner);
+        contact.judge(&statistics, &self.topic);
+        drop(contact);
         let Some(topic) = statistics.topics.get(&self.topic) else {
             return;
         };
@@ -152,6 +157,13 @@ impl KafkaReader {
     /// The next offset that will be given out, `None` for a partition that is not assigned.
     pub fn next_offset(&self, partition: PartitionId) -> Option<i64> {
         self.queues.get(&partition.0).map(|queue| queue.next_offset)
+    }
+
+    /// What keeps the reader from reading, if the brokers have been out of reach for some time.
+    /// It reads on by itself when they are back.
+    pub fn trouble(&self) -> Option<String> {
+        let contact = self.shared.contact.lock().unwrap_or_else(PoisonError::into_inner);
+        contact.trouble().map(|error| error.to_string())
     }
 
     /// Serves the main queue: statistics, errors, log events. Records never come this way.

@@ -2,18 +2,19 @@
 //!
 //! Why not one future per record: a flush needs to know only that nothing is outstanding and
 //! whether anything failed. It never drops a record silently: the first failure comes out of the
-//! next `append` or `flush`.
+//! next `append` or `flush`. It never gives a record up because a broker is away: given up it
+//! might still arrive, and whoever appended it again would have it twice.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use tidemill_contract::{Error, LogWriter, ProduceRecord, Result};
 use tokio::sync::Notify;
 
@@ -21,6 +22,9 @@ use super::{KafkaSettings, failure, properties};
 
 /// Longest wait for a delivery before the counters are looked at again.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long records may wait without a single acknowledgement before the caller is told. The
+/// client itself goes on trying to send them.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A writer to any topic of one cluster.
 pub struct KafkaWriter {
@@ -119,8 +123,39 @@ impl KafkaWriter {
         }
     }
 
+    /// Nothing is under way any more, whatever became of it.
+    pub fn is_settled(&self) -> bool {
+        self.all_done() || self.producer.client().fatal_error().is_some()
+    }
+
     fn all_done(&self) -> bool {
         self.deliveries.done.load(Ordering::Acquire) >= self.deliveries.sent.load(Ordering::Acquire)
+    }
+}
+
+/// Notices when nothing is acknowledged any more.
+struct Stall {
+    seen: u64,
+    since: Instant,
+}
+
+impl Stall {
+    fn begin(deliveries: &Deliveries) -> Self {
+        Self { seen: deliveries.done.load(Ordering::Acquire), since: Instant::now() }
+    }
+
+    fn check(&mut self, deliveries: &Deliveries) -> Result<()> {
+        let done = deliveries.done.load(Ordering::Acquire);
+        if done != self.seen {
+            *self = Self { seen: done, since: Instant::now() };
+        }
+        if self.since.elapsed() < STALL_TIMEOUT {
+            return Ok(());
+        }
+        let what = format!("the log has acknowledged no record for {STALL_TIMEOUT:?}");
+        Err(Error::unavailable("TM519", what)
+            .because("the broker does not answer, or refuses records for now")
+            .help("check that the broker is up and has room on its disk; it is tried again"))
     }
 }
 
@@ -133,6 +168,7 @@ fn native_headers(headers: &[(String, Bytes)]) -> OwnedHeaders {
 #[async_trait::async_trait]
 impl LogWriter for KafkaWriter {
     async fn append(&self, topic: &str, record: ProduceRecord) -> Result<()> {
+        let mut stall = Stall::begin(&self.deliveries);
         loop {
             if let Some(error) = self.failed() {
                 return Err(error);
@@ -142,12 +178,15 @@ impl LogWriter for KafkaWriter {
                 return Ok(());
             }
             self.progress_unless(|| self.deliveries.done.load(Ordering::Acquire) > seen).await;
+            stall.check(&self.deliveries)?;
         }
     }
 
     async fn flush(&self) -> Result<()> {
+        let mut stall = Stall::begin(&self.deliveries);
         while !self.all_done() {
             self.progress_unless(|| self.all_done()).await;
+            stall.check(&self.deliveries)?;
         }
         let mut failure = self.deliveries.failure.lock().unwrap_or_else(PoisonError::into_inner);
         match failure.take() {

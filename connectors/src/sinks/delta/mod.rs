@@ -23,7 +23,6 @@ use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::{DeltaTable, DeltaTableError, TableProperty};
 use object_store::path::Path;
-use object_store::prefix::PrefixStore;
 use tidemill_contract::{Clock, Error, Result, StagedFile, SystemClock};
 
 pub use compact::{CompactSettings, Compacted, compact};
@@ -33,7 +32,7 @@ pub use name::{
     DataFileName, FileOrigin, check_checksum, check_content, damaged_file, staged_name,
 };
 
-use crate::store::Store;
+use crate::store::{Store, prefixed};
 
 /// Folder of all tables in the bucket.
 pub const TABLES: &str = "tables";
@@ -177,7 +176,7 @@ fn log_store(store: &Store, view: &str) -> Result<LogStoreRef> {
     let text = format!("bucket:///{root}/");
     let url = url::Url::parse(&text)
         .map_err(|error| Error::internal(format!("'{text}' is no URL: {error}")))?;
-    let table: Store = Arc::new(PrefixStore::new(Arc::clone(store), root));
+    let table = prefixed(Arc::clone(store), root);
     Ok(default_logstore(table, Arc::clone(store), &url, &StorageConfig::default()))
 }
 

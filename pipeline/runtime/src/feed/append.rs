@@ -1,5 +1,7 @@
 //! Appends the rows of the current unit to the topic, bad ones to the quarantine topic, and counts.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::json;
 use tidemill_connectors::{failpoint, log::kafka::KafkaWriter};
@@ -21,7 +23,7 @@ const FLUSH_ROWS: u64 = 16_384;
 /// The writing half of one run of a feed.
 pub(super) struct Appender<'a> {
     feed: &'a Feed,
-    writer: KafkaWriter,
+    writer: Arc<KafkaWriter>,
     partitions: u64,
     unit: Bytes,
     known: RowSet,
@@ -31,12 +33,17 @@ pub(super) struct Appender<'a> {
 }
 
 impl<'a> Appender<'a> {
-    pub(super) fn new(feed: &'a Feed, partitions: i32, book: &Book) -> Result<Self> {
+    pub(super) fn new(
+        feed: &'a Feed,
+        writer: Arc<KafkaWriter>,
+        partitions: i32,
+        book: &Book,
+    ) -> Result<Self> {
         let count = u64::try_from(partitions).ok().filter(|count| *count > 0);
         let (rows, dead) = book.totals();
         Ok(Self {
             feed,
-            writer: feed.log.writer()?,
+            writer,
             partitions: count.ok_or_else(|| {
                 Error::internal(format!("topic '{}' has {partitions} partitions", feed.topic))
             })?,

@@ -12,6 +12,7 @@ use super::{
     count,
     run::Run,
     state::{Header, JobState},
+    step::step_until,
     tables::Flush,
 };
 use crate::{
@@ -35,28 +36,31 @@ impl Run<'_> {
         let state = self.snapshot()?.encode()?;
         self.gauge_state(state.len());
         let outbox = std::mem::take(&mut self.outbox);
-        let executor = self.environment.executor.clone();
-        let store = Store::clone(&self.environment.store);
-        let staging = Staged::new(store, &self.config.name, self.ledger.next_epoch());
-        let staged = executor.block_on(Box::pin(staging.stage(rows, state, &outbox)))?;
-        executor.block_on(Box::pin(self.ensure_topics(&outbox)))?;
+        let (environment, config) = (self.environment, self.config);
+        let until = started + environment.commit_timeout;
+        let store = Store::clone(&environment.store);
+        let staging = Staged::new(store, &config.name, self.ledger.next_epoch());
+        let work = staging.stage(rows, state, &outbox);
+        let staged = step_until(environment, config, until, work)?;
+        step_until(environment, config, until, self.ensure_topics(&outbox))?;
         failpoint::reached("commit.before_floor")?;
-        let floor = executor.block_on(Box::pin(self.delivery.topic_floor(&outbox)))?;
+        let floor = self.delivery.topic_floor(&outbox);
+        let floor = step_until(environment, config, until, floor)?;
         let commit = self.record(staged, floor);
         failpoint::reached("commit.before_create")?;
-        executor.block_on(Box::pin(self.create(&commit)))?;
+        step_until(environment, config, until, self.create(&commit))?;
         failpoint::reached("commit.after_create")?;
         let seconds = started.elapsed().as_secs_f64();
-        metrics::histogram!(metric::COMMIT_SECONDS, "job" => self.config.name.clone())
-            .record(seconds);
+        metrics::histogram!(metric::COMMIT_SECONDS, "job" => config.name.clone()).record(seconds);
 
-        executor.block_on(Box::pin(self.publish(&commit, &outbox)))?;
+        step_until(environment, config, until, self.publish(&commit, &outbox))?;
         self.ledger.mark_published(commit.epoch);
         self.tables.published(&commit.files);
         self.dirty = false;
+        self.trouble = None;
         self.committed_at = Instant::now();
         self.report_progress();
-        if let Err(error) = executor.block_on(Box::pin(self.ledger.prune())) {
+        if let Err(error) = step_until(environment, config, until, self.ledger.prune()) {
             tracing::warn!(job = %self.config.name, %error, "old commits cannot be removed yet");
         }
         self.tell();

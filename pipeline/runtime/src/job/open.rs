@@ -22,6 +22,7 @@ use super::{
     run::{Run, Stopwatch},
     sink::SinkWriter,
     state::JobState,
+    step::step,
     tables::Tables,
 };
 use crate::{
@@ -39,12 +40,11 @@ impl<'a> Run<'a> {
         config: &'a JobConfig,
         legacy: &'a Legacy,
     ) -> Result<Self> {
-        let executor = environment.executor.clone();
         let views = config.views();
         let Taken { delivery, ledger, commit, state } =
-            executor.block_on(Box::pin(take_over(environment, config, legacy)))?;
+            step(environment, config, take_over(environment, config, legacy))?;
         let state = state.as_deref().map(JobState::decode).transpose()?.unwrap_or_default();
-        let progress = executor.block_on(Box::pin(starting_progress(config, commit.as_ref())))?;
+        let progress = step(environment, config, starting_progress(config, commit.as_ref()))?;
         failpoint::reached("recover.positioned")?;
         if commit.is_none() {
             *legacy.start.borrow_mut() = Some(progress.clone());
@@ -91,6 +91,7 @@ impl<'a> Run<'a> {
             cleaning: None,
             cleaned_at: None,
             guard: MemoryGuard::new(),
+            trouble: environment.board.trouble_of(&config.name),
             committed_at: now,
             told_at: now,
             grown_at: now,
@@ -123,12 +124,11 @@ impl<'a> Run<'a> {
                 program.restore(saved)?;
             }
         }
-        let executor = self.environment.executor.clone();
-        let files = executor.block_on(Box::pin(published_files(self.environment, self.config)))?;
-        for (view, files) in files {
+        let (environment, config) = (self.environment, self.config);
+        for (view, files) in step(environment, config, published_files(environment, config))? {
             self.tables.set_files(&view, files);
         }
-        self.file_bytes = executor.block_on(file_lengths(&self.sinks, commit, self.blame))?;
+        self.file_bytes = step(environment, config, file_lengths(&self.sinks, commit, self.blame))?;
         let epoch = commit.map_or(0, |commit| commit.epoch);
         tracing::info!(job = %self.config.name, epoch, "job starts");
         Ok(())
@@ -162,7 +162,8 @@ async fn take_over(
 ) -> Result<Taken> {
     let views = config.views();
     Box::pin(create_tables(environment, config, &views, &legacy.blame)).await?;
-    let mut delivery = Delivery::new(Store::clone(&environment.store), environment.log.clone());
+    let mut delivery = Delivery::new(Store::clone(&environment.store), environment.log.clone())
+        .with_writer(config.writer.clone());
     delivery.skip(config.left_out.iter().cloned());
     let writer = environment.writer.clone();
     let recovered =

@@ -25,6 +25,7 @@ use super::{
     count::{self, RecordCount},
     memory::MemoryGuard,
     sink::SinkWriter,
+    step::step,
     tables::{Flush, Tables},
 };
 use crate::{
@@ -105,6 +106,9 @@ pub(super) struct Run<'a> {
     pub(super) is_broken: bool,
     /// All of a bounded source is read, emitted and committed.
     pub(super) drained: bool,
+    /// Why the incarnation before this one ended; until something is committed, or there is
+    /// nothing to commit, nobody knows that it is over.
+    pub(super) trouble: Option<String>,
     /// Small files being put together beside this work.
     pub(super) compaction: Option<Compaction>,
     /// Files nobody needs being taken away beside this work.
@@ -138,6 +142,9 @@ impl Run<'_> {
                 if self.is_commit_due() {
                     self.commit(Flush::Due)?;
                 }
+                let is_idle =
+                    !self.dirty && self.committed_at.elapsed() >= self.environment.commit_interval;
+                self.trouble.take_if(|_| is_idle);
             }
             self.tend_files();
             if self.told_at.elapsed() >= STATUS_INTERVAL {
@@ -175,8 +182,11 @@ impl Run<'_> {
 
     /// Asks the broker itself whether nothing waits: the reader may not have heard of it yet.
     fn confirm_idleness(&mut self) {
+        if self.reader.trouble().is_some() {
+            return;
+        }
         let topic = self.config.source.topic();
-        let marks = self.environment.executor.block_on(self.config.log.watermarks(topic));
+        let marks = step(self.environment, self.config, self.config.log.watermarks(topic));
         let now = self.stopwatch.now();
         for (partition, progress) in &self.progress {
             let marks = marks.as_ref().ok().and_then(|marks| marks.get(partition));
@@ -202,6 +212,7 @@ impl Run<'_> {
             self.commit_if_dirty(Flush::All)?;
             // Only now: whoever waits for "drained" finds everything published.
             self.drained = true;
+            self.trouble = None;
             self.tell();
         }
         Ok(())
@@ -223,7 +234,8 @@ impl Run<'_> {
     }
 
     fn topic_grew(&mut self) -> bool {
-        if self.grown_at.elapsed() < GROWTH_INTERVAL || self.config.bound.is_bounded() {
+        let is_early = self.grown_at.elapsed() < GROWTH_INTERVAL;
+        if is_early || self.config.bound.is_bounded() || self.reader.trouble().is_some() {
             return false;
         }
         self.grown_at = Instant::now();
@@ -245,15 +257,19 @@ impl Run<'_> {
         let watermark = self.clock.current();
         let known = watermark > Watermark::MIN && watermark < Watermark::MAX;
         let lag = self.lag();
-        let state = match (self.paused, self.drained) {
-            (true, _) => "paused",
-            (false, true) => "drained",
-            (false, false) => "running",
+        let is_done = self.paused || self.drained;
+        let trouble = self.trouble.clone().or_else(|| self.reader.trouble());
+        let trouble = trouble.filter(|_| !is_done);
+        let state = match (self.paused, self.drained, &trouble) {
+            (true, _, _) => "paused",
+            (false, true, _) => "drained",
+            (false, false, Some(_)) => "degraded",
+            (false, false, None) => "running",
         };
         self.environment.board.update_job(&self.config.name, |status: &mut JobStatus| {
             state.clone_into(&mut status.state);
-            status.error = None;
             status.parked = None;
+            status.error = trouble;
             status.epoch = self.ledger.next_epoch() - 1;
             status.watermark_micros = known.then_some(watermark.0);
             status.rows_in = self.records.records;

@@ -27,13 +27,15 @@ use super::{
     isolate::isolate,
     run::{End, Run},
 };
+use crate::patience;
 
 /// Tries in a row without a commit before a job is parked.
 const TRIES_MAX: u32 = 5;
 /// Longest wait between two tries.
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
-/// Runs a job until it is told to stop. Never panics.
+/// Runs a job until it is told to stop. Never panics. What does not answer is waited for, however
+/// long it takes.
 pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Receiver<Control>) {
     let mut config = config;
     let mut tries = 0;
@@ -72,7 +74,11 @@ pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Recei
             Verdict::TryAgain => {
                 tracing::warn!(job = %config.name, %error, tries, "job tries again");
                 tell(environment, &config.name, "degraded", Some(&error));
-                let wait = back_off(environment.retry_interval, tries);
+                let wait = match error.kind {
+                    // What is back must be noticed within seconds.
+                    ErrorKind::Unavailable => patience::back_off(tries),
+                    _ => back_off(environment.retry_interval, tries),
+                };
                 wait_or_stop(&mut config, inbox, wait, &error)
             }
             Verdict::Park => {

@@ -29,6 +29,19 @@ impl Pipeline {
     /// `TM605` if another process has the data folder, `TM606` if the folder cannot be used; what
     /// the bucket, the broker or the catalog object to.
     pub async fn open(settings: Settings) -> Result<Arc<Self>> {
+        let limits = settings.store_limits;
+        Self::open_with(settings, |store| store::guard(store, limits)).await
+    }
+
+    /// Like [`Self::open`], with whatever `complete` makes of the bare bucket, for tests that put a
+    /// layer below or above its [`store::guard`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with(
+        settings: Settings,
+        complete: impl FnOnce(store::Store) -> store::Store,
+    ) -> Result<Arc<Self>> {
         failpoint::check()?;
         let data_dir = create_data_dir(&settings.data_dir)?;
         let lock = lock(&data_dir)?;
@@ -36,7 +49,7 @@ impl Pipeline {
             Some(url) => url.clone(),
             None => data_dir.join("bucket").to_string_lossy().into_owned(),
         };
-        let store = store::open(&bucket, &settings.bucket_options)?;
+        let store = complete(store::connect(&bucket, &settings.bucket_options)?);
         let bucket_url = if bucket.contains("://") { bucket } else { format!("file://{bucket}") };
         let (broker, brokers) = match &settings.kafka_brokers {
             Some(brokers) => (None, brokers.clone()),

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tidemill_contract::{Error, Result};
-use tidemill_runtime::{CleanSettings, Settings};
+use tidemill_runtime::{CleanSettings, Settings, StoreLimits};
 
 pub use load::{ConfigError, load};
 use value::parse_duration;
@@ -84,8 +84,11 @@ pub const KEYS: &[Key] = &[
     key("storage.file_retention", Kind::Duration, Some("168h"), "How long files stay that a compaction replaced: readers of older table versions need them."),
     key("memory.budget", Kind::Bytes, None, "Memory the process stays within, at least 128 MiB; not set: half of the machine's or the container's."),
     key("query.timeout", Kind::Duration, Some("30s"), "Longest time an ad-hoc SELECT may take."),
+    key("storage.try_timeout", Kind::Duration, Some("3s"), "Longest time of one try of a bucket operation, and a second more per MiB."),
+    key("storage.operation_timeout", Kind::Duration, Some("10s"), "Longest time of all tries of a bucket operation, and a second more per MiB."),
     key("state.data_dir", Kind::Text, Some("./tidemill-data"), "Folder of the embedded broker and of the default bucket."),
     key("state.commit_interval", Kind::Duration, Some("1s"), "Time between commits of a job."),
+    key("state.commit_timeout", Kind::Duration, Some("60s"), "Longest time of one commit; it is then tried again from the last."),
     key("state.flush_interval", Kind::Duration, Some("10s"), "Longest time a closed window waits for its Parquet file."),
     key("state.flush_rows", Kind::Count, Some("50000"), "Rows of closed windows that make a Parquet file at once."),
     key("state.retry_interval", Kind::Duration, Some("1s"), "Wait before a job that failed is tried again; doubles with each try up to 30 s."),
@@ -171,6 +174,13 @@ impl Config {
             kafka_properties: properties,
             bucket: self.get("storage.bucket").map(str::to_string),
             bucket_options: self.bucket_options()?,
+            store_limits: StoreLimits {
+                try_timeout: parse_duration(self.get("storage.try_timeout").unwrap_or("3s"))?,
+                operation_timeout: parse_duration(
+                    self.get("storage.operation_timeout").unwrap_or("10s"),
+                )?,
+            },
+            commit_timeout: parse_duration(self.get("state.commit_timeout").unwrap_or("60s"))?,
             commit_interval: parse_duration(self.get("state.commit_interval").unwrap_or("1s"))?,
             flush_interval: parse_duration(self.get("state.flush_interval").unwrap_or("10s"))?,
             memory_budget: match self.get("memory.budget") {
