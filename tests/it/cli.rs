@@ -14,6 +14,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::reliability::bucket::assert_conserved;
+
 /// Carries the arguments, as a JSON array, to [`entry`].
 const ARGUMENTS: &str = "TIDEMILL_TEST_ARGUMENTS";
 /// Stands before the program's own output.
@@ -319,7 +321,9 @@ fn serve_registers_answers_and_stops_gracefully() {
     assert_eq!(wrong.code, Some(78), "{}", wrong.stderr);
     assert!(wrong.stderr.contains("<command>:1:8"), "{}", wrong.stderr);
     await_units(folder.path(), &url);
+    assert_no_drift(&url);
     let stages = service.stop();
+    assert!(assert_conserved(&folder.path().join("data/bucket"), &[]) > 0);
     assert!(stages.contains("final commit") && stages.contains("stopped"), "{stages}");
 
     // A new process on the same folder knows the catalog and the rows.
@@ -339,6 +343,18 @@ fn await_units(folder: &Path, url: &str) {
         }
     }
     panic!("the units never arrived");
+}
+
+/// Conservation as operators see it.
+fn assert_no_drift(url: &str) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let text = runtime.block_on(async {
+        client.get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap()
+    });
+    let drifts: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("tidemill_conservation_drift{")).collect();
+    assert!(!drifts.is_empty() && drifts.iter().all(|line| line.ends_with(" 0")), "{drifts:?}");
 }
 
 #[tokio::test]

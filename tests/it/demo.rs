@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::cli::{finish, outcome, signal, tidemill};
 use crate::lake;
+use crate::reliability::bucket::assert_conserved;
 
 /// What independent tools compute from the same file (half-up to cents).
 const TOTALS: &[(&str, &str)] = &[
@@ -43,6 +44,7 @@ fn once_prints_the_known_totals_and_writes_tables_others_read() {
         assert!(fired.iter().any(|line| line.contains(invoice)), "{invoice}:\n{}", run.stdout);
     }
     assert!(run.stdout.contains("conservation holds"), "{}", run.stdout);
+    assert!(assert_conserved(&folder.path().join("shop/bucket"), &[]) > 0);
     lake::check_with_another_reader(&folder.path().join("shop/bucket"));
 }
 

@@ -14,6 +14,10 @@ use tidemill_contract::{LogWriter, PartitionId, ProduceRecord};
 use tidemill_runtime::{JobStatus, Pipeline, Settings, StatementResult};
 
 use crate::cli::{finish, tidemill};
+use crate::reliability::bucket::{assert_conserved, stop_conserved};
+
+/// Queries of these tests that read a view.
+const OVER_VIEWS: &[&str] = &["per_window"];
 
 const MINUTE_MS: i64 = 60_000;
 /// 2024-01-01T00:00:00Z.
@@ -193,7 +197,7 @@ async fn partitions_an_hour_apart_lose_no_row_and_hold_few_windows() {
     // A batch of 8,192 rows is 137 minutes here; without alignment it would be all 240.
     let most = watch.await.unwrap();
     assert!(most < 200, "{most} open slices");
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -204,13 +208,13 @@ async fn a_stop_at_any_point_changes_nothing() {
         let pipeline = open(folder.path()).await;
         produce(&pipeline, &events).await;
         pipeline.execute(&(source(BOUNDED) + PER_MINUTE)).await.unwrap();
-        pipeline.stop().await.unwrap();
+        stop_conserved(&pipeline, OVER_VIEWS).await;
     }
     for life in 0..6 {
         let pipeline = open(folder.path()).await;
         pipeline.start().await.unwrap();
         tokio::time::sleep(Duration::from_millis(7 * life)).await;
-        pipeline.stop().await.unwrap();
+        stop_conserved(&pipeline, OVER_VIEWS).await;
     }
     let pipeline = open(folder.path()).await;
     pipeline.start().await.unwrap();
@@ -218,13 +222,13 @@ async fn a_stop_at_any_point_changes_nothing() {
     assert_counted(&pipeline, &events).await;
     let status = job(&pipeline, "events");
     assert_eq!(status.rows_in, events.len() as u64);
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
     // And what is drained stays so.
     let pipeline = open(folder.path()).await;
     pipeline.start().await.unwrap();
     assert!(pipeline.wait_drained().await.unwrap());
     assert_counted(&pipeline, &events).await;
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -247,7 +251,7 @@ async fn idle_partitions_and_an_idle_end_close_their_windows() {
     until(&pipeline, "all windows closed", |job| job.open_slices == 0).await;
     assert_eq!(number(&pipeline, "SELECT count(*) FROM per_second WHERE is_final").await, 5);
     assert_eq!(number(&pipeline, "SELECT sum(n) FROM per_second").await, 5);
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -284,7 +288,7 @@ async fn a_year_9999_timestamp_and_poison_rows_stop_nothing() {
     let stages = rows(&pipeline, stages).await;
     assert!(stages.contains(&"{\"stage\":\"time\",\"n\":1}".to_owned()), "{stages:?}");
     assert_eq!(number(&pipeline, "SELECT count(*) FROM \"events$dead\"").await, 10_001);
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -315,7 +319,7 @@ async fn late_rows_are_kept_with_their_reason() {
     // The open window is there, and says that it is not final.
     assert_eq!(number(&pipeline, "SELECT sum(n) FROM per_minute WHERE NOT is_final").await, 2);
     assert_eq!(number(&pipeline, "SELECT sum(n) FROM per_minute WHERE is_final").await, 1);
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -341,7 +345,7 @@ async fn statements_take_effect_while_running_and_after_a_restart() {
         assert_eq!(job(&pipeline, "events").rows_in, 2400);
         pipeline.execute("RESUME per_minute").await.unwrap();
         until(&pipeline, "resumed", |job| job.rows_in == 2401).await;
-        pipeline.stop().await.unwrap();
+        stop_conserved(&pipeline, OVER_VIEWS).await;
     }
     let pipeline = open(folder.path()).await;
     pipeline.start().await.unwrap();
@@ -355,7 +359,7 @@ async fn statements_take_effect_while_running_and_after_a_restart() {
     let error = pipeline.execute("SELECT * FROM per_minut").await.unwrap_err();
     assert_eq!(error.code, "TM301");
     assert!(error.to_string().contains("per_minute"), "{error}");
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -364,7 +368,7 @@ async fn two_processes_do_not_share_a_data_folder() {
     let pipeline = open(folder.path()).await;
     let settings = Settings { data_dir: folder.path().to_path_buf(), ..Settings::default() };
     assert_eq!(Pipeline::open(settings).await.unwrap_err().code, "TM605");
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
 }
 
 /// Commits some events of a fresh topic and stops.
@@ -374,7 +378,7 @@ async fn committed(folder: &Path, events: &[Event]) {
     pipeline.execute(&(source("") + PER_MINUTE)).await.unwrap();
     pipeline.start().await.unwrap();
     until(&pipeline, "rows read", |job| job.rows_in == events.len() as u64).await;
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
     std::fs::remove_dir_all(folder.join("broker")).unwrap();
 }
 
@@ -386,7 +390,7 @@ async fn after_loss(folder: &Path, events: &[Event]) -> JobStatus {
     until(&pipeline, "the job is parked", |job| job.state == "parked").await;
     let status = job(&pipeline, "events");
     assert_eq!(pipeline.wait_drained().await.unwrap_err().code, "TM501");
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
     status
 }
 
@@ -423,13 +427,13 @@ async fn sinks_and_alerts_get_every_row_once_over_many_stops() {
             file.display()
         );
         pipeline.execute(&(source(BOUNDED) + PER_MINUTE + &sinks)).await.unwrap();
-        pipeline.stop().await.unwrap();
+        stop_conserved(&pipeline, OVER_VIEWS).await;
     }
     for life in 0..6 {
         let pipeline = open(folder.path()).await;
         pipeline.start().await.unwrap();
         tokio::time::sleep(Duration::from_millis(9 * life)).await;
-        pipeline.stop().await.unwrap();
+        stop_conserved(&pipeline, OVER_VIEWS).await;
     }
     let pipeline = open(folder.path()).await;
     pipeline.start().await.unwrap();
@@ -468,7 +472,7 @@ async fn sinks_and_alerts_get_every_row_once_over_many_stops() {
     assert_eq!(ids.len(), all, "an alert came twice");
     // Twenty of each shop's rows in each of 30 minutes, and again an hour later.
     assert_eq!(firing, 6, "one for each shop, and again after the gap");
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
 }
 
 async fn read_topic(pipeline: &Pipeline, topic: &str) -> Vec<tidemill_contract::RawRecord> {
@@ -515,8 +519,8 @@ async fn of_two_processes_on_one_bucket_the_older_stops() {
     let winner = if job(&older, "events").state == "fenced" { &newer } else { &older };
     until(winner, "all rows", |job| job.rows_in == 199).await;
     assert_eq!(number(winner, "SELECT sum(n) FROM per_minute").await, 199);
-    newer.stop().await.unwrap();
-    older.stop().await.unwrap();
+    stop_conserved(&newer, OVER_VIEWS).await;
+    stop_conserved(&older, OVER_VIEWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -538,7 +542,7 @@ async fn a_view_dropped_from_a_shared_job_leaves_the_others_as_they_were() {
         until(&pipeline, "rows read", |job| job.rows_in == 1200 && job.epoch > 0).await;
         pipeline.execute("DROP VIEW maxima; DROP VIEW hours").await.unwrap();
         assert!(pipeline.execute("SELECT * FROM maxima").await.is_err());
-        pipeline.stop().await.unwrap();
+        stop_conserved(&pipeline, OVER_VIEWS).await;
     }
     let pipeline = open(folder.path()).await;
     pipeline.start().await.unwrap();
@@ -555,7 +559,7 @@ async fn a_view_dropped_from_a_shared_job_leaves_the_others_as_they_were() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(number(&pipeline, "SELECT count(*) FROM maxima").await, 60);
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, OVER_VIEWS).await;
 }
 
 /// The whole program, killed at growing distances from its start, against one that was not.
@@ -606,4 +610,5 @@ fn kill_9_at_any_point_changes_nothing() {
     assert_eq!(survivor.code, Some(0), "{}\n{}", survivor.stdout, survivor.stderr);
     assert_eq!(table(&survivor.stdout), expected);
     assert!(commits() > 3, "{} commits", commits());
+    assert!(assert_conserved(&folder.path().join("killed/bucket"), &[]) > 3);
 }

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tidemill_runtime::{Pipeline, Settings, StatementResult};
 
 use crate::cli::{finish, tidemill};
+use crate::reliability::bucket::{assert_conserved, stop_conserved};
 
 const SCRIPT: &str = "
 CREATE TABLE IF NOT EXISTS orders (id BIGINT NOT NULL, shop STRING, amount DECIMAL(8, 2))
@@ -49,6 +50,7 @@ fn files_in_files_out_and_the_bad_rows_beside_them() {
         assert!(lines[0].contains("\"AMS\"") && lines[0].contains("10.00"), "{large}");
         assert!(lines[1].contains("\"CPH\"") && lines[1].contains("250.50"), "{large}");
         assert_eq!(std::fs::read_to_string(path("out/small.csv")).unwrap(), "id,amount\n2,9.99\n");
+        assert!(assert_conserved(&path("data/bucket"), &[]) > 0);
     }
 }
 
@@ -95,5 +97,5 @@ async fn small_files_are_compacted_while_the_job_runs() {
     let StatementResult::Rows { batches, .. } = &rows[0] else { panic!("no rows") };
     let n = arrow::util::display::array_value_to_string(batches[0].column(0), 0).unwrap();
     assert_eq!(n, "20000");
-    pipeline.stop().await.unwrap();
+    stop_conserved(&pipeline, &[]).await;
 }

@@ -2,12 +2,16 @@
 //! and too little memory. Each figure has a short form that always runs and a long form, chosen
 //! with `TIDEMILL_LONG=1`, whose figures stand in `RELIABILITY.md`.
 
+pub(crate) mod bucket;
 mod f19_flips;
 mod f19_full;
 mod f19_power;
+mod f1_kill_loop;
 mod f4_broker_faults;
 mod f4_store_faults;
+mod f7_recovery;
 mod rig;
+mod victim;
 
 /// The long form was asked for.
 pub(crate) fn is_long() -> bool {

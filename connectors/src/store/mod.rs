@@ -13,6 +13,7 @@ mod prefixed;
 mod s3;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -125,6 +126,24 @@ pub async fn get_checked<T>(
             outcome => return outcome.map(Some),
         }
     }
+}
+
+/// Reads a part of an object, `None` if the object is not there or shorter.
+///
+/// # Errors
+/// `TM530` if the store does not answer or refuses.
+pub async fn get_range(store: &Store, path: &Path, range: Range<u64>) -> Result<Option<Bytes>> {
+    let error = match store.get_range(path, range.clone()).await {
+        Ok(bytes) if bytes.len() as u64 == range.end - range.start => return Ok(Some(bytes)),
+        Ok(_short) => return Ok(None),
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => error,
+    };
+    // Stores say in many ways that a range lies beyond the end.
+    if store.head(path).await.is_ok_and(|meta| meta.size < range.end) {
+        return Ok(None);
+    }
+    Err(failure("read", path, &error))
 }
 
 /// Writes an object, replacing what is there.

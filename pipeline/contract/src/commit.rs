@@ -97,6 +97,9 @@ pub struct Commit {
     pub drained: bool,
     /// Operator state object, `None` for an empty state.
     pub state: Option<OutboxFile>,
+    /// Earlier state objects of this job of which the state uses parts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_state: Vec<OutboxFile>,
     /// Parquet files that become part of their tables with this commit.
     pub files: Vec<StagedFile>,
     /// Records to publish after this commit: alerts, sinks, dead and late rows.
@@ -121,4 +124,11 @@ pub struct Commit {
     /// `files` were part of another job's commit: their tables know them under its name.
     #[serde(default)]
     pub origin: Option<Origin>,
+}
+
+impl Commit {
+    /// All state and outbox objects the commit needs.
+    pub fn objects(&self) -> impl Iterator<Item = &OutboxFile> {
+        self.state.iter().chain(&self.shared_state).chain(&self.outbox)
+    }
 }

@@ -22,6 +22,7 @@ mod ingest;
 mod isolate;
 mod memory;
 mod open;
+mod parts;
 mod position;
 mod run;
 mod serve;

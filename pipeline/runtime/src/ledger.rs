@@ -99,6 +99,7 @@ impl Ledger {
             watermark: Watermark::MIN,
             drained: false,
             state: None,
+            shared_state: Vec::new(),
             files: Vec::new(),
             outbox: None,
             topic_floor: std::collections::BTreeMap::new(),

@@ -19,7 +19,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use tidemill_connectors::{failpoint, log::kafka::KafkaLog, store::Store};
 use tidemill_contract::{
     Clock, Commit, Error, ErrorKind, Origin, PartitionProgress, Result, Split, SystemClock,
@@ -27,6 +26,7 @@ use tidemill_contract::{
 
 use crate::{
     delivery::{Delivery, Place},
+    job::state::self_contained,
     ledger::{Ledger, read_commit},
     outbox::{Outbox, OutboxTarget},
     publish::{Staged, read_outbox, read_staged},
@@ -154,8 +154,8 @@ async fn first_commit(
     split: &Split,
 ) -> Result<Commit> {
     let state = match &base.state {
-        Some(object) => read_staged(store, object).await?,
-        None => Bytes::new(),
+        Some(object) => self_contained(store, &read_staged(store, object).await?).await?,
+        None => Vec::new(),
     };
     let mut outbox = Outbox::new();
     let mut commit = ledger.draft();
@@ -175,7 +175,7 @@ async fn first_commit(
         commit.counters = before.counters;
     }
     let staging = Staged::new(Store::clone(store), ledger.job(), commit.epoch);
-    commit.state = staging.stage_state(state.to_vec()).await?;
+    commit.state = staging.stage_state(state).await?;
     commit.outbox = staging.stage_outbox(&outbox).await?;
     commit.written_at = SystemClock.now_micros();
     commit.partitions = base.partitions.clone();

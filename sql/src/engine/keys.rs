@@ -24,6 +24,8 @@ pub(crate) struct KeyStore {
     pieces: Vec<Vec<ArrayRef>>,
     /// Bytes of the pieces.
     piece_bytes: usize,
+    /// Runs of keys, from key 0 on, that are parts of the state: end and number of each.
+    pub(crate) runs: Vec<(usize, u64)>,
     scratch: Vec<usize>,
 }
 
@@ -40,7 +42,8 @@ impl KeyStore {
         } else {
             Some(new_group_values(Arc::clone(&schema), &GroupOrdering::None)?)
         };
-        Ok(Self { schema, values, pieces: Vec::new(), piece_bytes: 0, scratch: Vec::new() })
+        let (pieces, runs, scratch) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { schema, values, pieces, piece_bytes: 0, runs, scratch })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -69,9 +72,14 @@ impl KeyStore {
                     first_row[*id - known] = row as u32;
                 }
             }
-            let first_row = UInt32Array::from(first_row);
-            let piece: Result<Vec<ArrayRef>> =
-                columns.iter().map(|column| Ok(take(column, &first_row, None)?)).collect();
+            // Keys read back are all new and in order: nothing to pick out.
+            let is_whole = added == rows && first_row.iter().zip(0..).all(|(row, at)| *row == at);
+            let piece: Result<Vec<ArrayRef>> = if is_whole {
+                Ok(columns.to_vec())
+            } else {
+                let first_row = UInt32Array::from(first_row);
+                columns.iter().map(|column| Ok(take(column, &first_row, None)?)).collect()
+            };
             let piece = piece?;
             self.piece_bytes += bytes_of(&piece);
             self.pieces.push(piece);

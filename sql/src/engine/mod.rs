@@ -32,6 +32,7 @@ use tidemill_contract::{
 
 pub use fault::Fault;
 pub use program::SourceProgram;
+pub use state::{Snapshot, StatePart};
 
 use crate::catalog::Catalog;
 use crate::plan::{QueryPlan, Shape, run_error};
@@ -111,6 +112,8 @@ pub struct Engine {
     source: String,
     readers: BTreeMap<String, Readers>,
     watermark: Watermark,
+    /// Number of the newest part of the state.
+    last_part: u64,
 }
 
 fn wrap(error: DataFusionError) -> Error {
@@ -123,8 +126,12 @@ impl Engine {
     /// # Errors
     /// If a query is unknown or reads a view that is not among `queries`.
     pub fn build(catalog: &Catalog, source: &str, queries: &[String]) -> Result<Self> {
-        let mut engine =
-            Self { source: source.to_owned(), readers: BTreeMap::new(), watermark: Watermark::MIN };
+        let mut engine = Self {
+            source: source.to_owned(),
+            readers: BTreeMap::new(),
+            watermark: Watermark::MIN,
+            last_part: 0,
+        };
         for name in queries {
             let query = catalog
                 .query(name)

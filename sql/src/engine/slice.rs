@@ -19,8 +19,9 @@ use tidemill_contract::Micros;
 use super::keys::NONE;
 use crate::plan::Aggregate;
 
-/// Chunks a slice may have before they are merged into one.
-const CHUNKS_MAX: usize = 8;
+/// A chunk is merged with what follows it unless it has so many times the rows: a row is copied a
+/// few times in its life, however often a slice is sealed, and there are few chunks.
+const GROWTH: usize = 2;
 
 /// Immutable partial aggregates: for each id the state columns of every aggregate.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub(crate) struct Chunk {
     pub(crate) ids: UInt32Array,
     pub(crate) states: Vec<Vec<ArrayRef>>,
     bytes: usize,
+    /// Its number as a part of the state, if it is one.
+    pub(crate) part: Option<u64>,
 }
 
 impl Chunk {
@@ -35,7 +38,7 @@ impl Chunk {
     fn new(ids: UInt32Array, states: Vec<Vec<ArrayRef>>) -> Self {
         let arrays = states.iter().flatten().map(|array| array.get_array_memory_size());
         let bytes = arrays.sum::<usize>() + ids.get_array_memory_size();
-        Self { ids, states, bytes }
+        Self { ids, states, bytes, part: None }
     }
 
     /// A chunk whose arrays are parts of one message read back.
@@ -43,7 +46,7 @@ impl Chunk {
         let own = |array: &dyn Array| array.to_data().get_slice_memory_size().unwrap_or(0);
         let arrays = states.iter().flatten().map(|array| own(array.as_ref()));
         let bytes = arrays.sum::<usize>() + own(&ids);
-        Self { ids, states, bytes }
+        Self { ids, states, bytes, part: None }
     }
 }
 
@@ -171,13 +174,19 @@ impl Slice {
         if let Some(live) = self.live.take() {
             self.chunks.push(live.seal()?);
         }
-        if self.chunks.len() > CHUNKS_MAX {
+        let mut rows = self.chunks.last().map_or(0, |chunk| chunk.ids.len());
+        let mut first = self.chunks.len().saturating_sub(1);
+        while first > 0 && self.chunks[first - 1].ids.len() < GROWTH * rows {
+            first -= 1;
+            rows += self.chunks[first].ids.len();
+        }
+        if first + 1 < self.chunks.len() {
             let all: Vec<usize> = (0..aggregates.len()).collect();
             let mut merged = Partials::new(aggregates)?;
-            for chunk in &self.chunks {
-                merged.merge(chunk, &all)?;
+            for chunk in self.chunks.drain(first..) {
+                merged.merge(&chunk, &all)?;
             }
-            self.chunks = vec![merged.seal()?];
+            self.chunks.push(merged.seal()?);
         }
         Ok(())
     }
@@ -187,6 +196,7 @@ impl Slice {
         for chunk in &mut self.chunks {
             let ids = chunk.ids.values().iter().map(|id| new_ids[*id as usize]);
             chunk.ids = UInt32Array::from_iter_values(ids);
+            chunk.part = None;
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Int64Type};
+use bytes::Bytes;
 use tidemill_contract::{EventBatch, PartitionId, Watermark};
 use tidemill_sql::catalog::Catalog;
 use tidemill_sql::engine::Engine;
@@ -70,6 +71,7 @@ pub(crate) fn run(catalog: &Catalog, rows: &RecordBatch, delivery: &Delivery) ->
     let mut lanes = lanes(rows, delivery.partitions, &mut random);
     let mut marks = vec![Watermark::MIN; lanes.len()];
     let mut output = Output::new();
+    let mut stored = BTreeMap::new();
     let mut pushes = 0;
     while lanes.iter().any(|lane| !lane.is_empty()) {
         let lane = random.below(lanes.len() as u64) as usize;
@@ -88,10 +90,20 @@ pub(crate) fn run(catalog: &Catalog, rows: &RecordBatch, delivery: &Delivery) ->
         let low = marks.iter().min().copied().unwrap_or(Watermark::MIN);
         collect(&mut output, engine.advance(low).expect("advance"));
         pushes += 1;
-        if pushes == delivery.restore_after {
+        if pushes == delivery.restore_after && delivery.seed % 2 == 0 {
             let state = engine.snapshot().expect("snapshot");
             engine = build();
             engine.restore(&state).expect("restore");
+            stored.clear();
+        } else if delivery.seed % 2 == 1 && random.below(3) == 0 {
+            let (blob, parts) = save(&mut engine, 1 + random.below(30) as usize, &mut stored);
+            if pushes >= delivery.restore_after && random.below(4) == 0 {
+                engine = build();
+                let numbers = engine.restore_parts(&blob, &parts).expect("restore");
+                // What was stored keeps its use under the new numbers.
+                let known = numbers.into_iter().zip(parts);
+                stored = known.filter_map(|(number, part)| Some((number?, part))).collect();
+            }
         }
     }
     collect(&mut output, engine.advance(Watermark::MAX).expect("the end"));
@@ -101,6 +113,28 @@ pub(crate) fn run(catalog: &Catalog, rows: &RecordBatch, delivery: &Delivery) ->
         assert_eq!(counters.rows_in, accounted, "conservation of {query}");
     }
     output
+}
+
+/// A snapshot with its parts; one that is stored already must be what it was.
+fn save(
+    engine: &mut Engine,
+    part_rows: usize,
+    stored: &mut BTreeMap<u64, Bytes>,
+) -> (Vec<u8>, Vec<Bytes>) {
+    let snapshot = engine.snapshot_parts(part_rows).expect("snapshot");
+    let mut parts = Vec::new();
+    for part in &snapshot.parts {
+        let bytes = Bytes::from(part.encode().expect("encode"));
+        let known = stored.entry(part.number).or_insert_with(|| bytes.clone());
+        assert_eq!(decoded(known), decoded(&bytes), "part {} has changed", part.number);
+        parts.push(bytes);
+    }
+    (snapshot.blob, parts)
+}
+
+fn decoded(part: &[u8]) -> Vec<RecordBatch> {
+    let reader = arrow::ipc::reader::StreamReader::try_new(part, None).expect("a stream");
+    reader.collect::<Result<_, _>>().expect("its batches")
 }
 
 fn collect(output: &mut Output, emissions: Vec<tidemill_contract::Emission>) {

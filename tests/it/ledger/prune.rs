@@ -13,6 +13,32 @@ fn staged(store: &Store, epoch: u64) -> Staged {
     Staged::new(Arc::clone(store), JOB, epoch)
 }
 
+#[tokio::test]
+async fn state_that_a_kept_commit_shares_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = local(folder.path());
+    let (mut ledger, _) = open_ledger(&store, "one").await;
+    commit_with_state(&store, &mut ledger).await;
+    commit_with_state(&store, &mut ledger).await;
+    let state = |epoch| {
+        let store = &store;
+        async move { read_commit(store, JOB, epoch).await.unwrap().unwrap().state.unwrap() }
+    };
+    let (shared, alone) = (state(1).await, state(2).await);
+    for _ in 0..KEEP_COMMITS {
+        let mut commit = ledger.draft();
+        commit.shared_state = vec![shared.clone()];
+        let epoch = commit.epoch;
+        ledger.commit(commit).await.unwrap();
+        ledger.mark_published(epoch);
+    }
+    ledger.prune().await.unwrap();
+    for (object, is_there) in [(shared, true), (alone, false)] {
+        let found = store::get(&store, &Path::from(object.path)).await.unwrap();
+        assert_eq!(found.is_some(), is_there);
+    }
+}
+
 /// Commits an epoch with a state of its own.
 async fn commit_with_state(store: &Store, ledger: &mut Ledger) {
     let mut commit = ledger.draft();

@@ -73,7 +73,7 @@ async fn check_named(
     report: &mut Report,
 ) -> Result<()> {
     let milestone = commit.epoch.is_multiple_of(MILESTONE_STRIDE);
-    for object in commit.state.iter().chain(&commit.outbox) {
+    for object in commit.objects() {
         let path = Path::parse(&object.path).unwrap_or_else(|_| Path::from(object.path.as_str()));
         report.count("state and outbox objects");
         let read_bytes = is_newest || depth == Depth::Full;

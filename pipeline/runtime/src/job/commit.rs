@@ -10,8 +10,9 @@ use tidemill_contract::{
 
 use super::{
     count,
+    parts::PART_ROWS,
     run::Run,
-    state::{Header, JobState},
+    state::{EncodedState, Header, JobState},
     step::step_until,
     tables::Flush,
 };
@@ -33,8 +34,8 @@ impl Run<'_> {
         count::check(&self.config.name, drift)?;
 
         let rows = self.tables.take(flush);
-        let state = self.snapshot()?.encode()?;
-        self.gauge_state(state.len());
+        let EncodedState { bytes: state, parts } = self.snapshot()?.encode(&self.parts)?;
+        self.gauge_state(state.len() as u64 - parts.bytes.len() as u64 + parts.total());
         let outbox = std::mem::take(&mut self.outbox);
         let (environment, config) = (self.environment, self.config);
         let until = started + environment.commit_timeout;
@@ -46,10 +47,11 @@ impl Run<'_> {
         failpoint::reached("commit.before_floor")?;
         let floor = self.delivery.topic_floor(&outbox);
         let floor = step_until(environment, config, until, floor)?;
-        let commit = self.record(staged, floor);
+        let commit = Commit { shared_state: parts.objects(), ..self.record(staged, floor) };
         failpoint::reached("commit.before_create")?;
         step_until(environment, config, until, self.create(&commit))?;
         failpoint::reached("commit.after_create")?;
+        self.parts.committed(commit.state.as_ref(), &parts);
         let seconds = started.elapsed().as_secs_f64();
         metrics::histogram!(metric::COMMIT_SECONDS, "job" => config.name.clone()).record(seconds);
 
@@ -76,8 +78,13 @@ impl Run<'_> {
             partitions: partitions.into_iter().map(|(id, memory)| (id.0, memory)).collect(),
             records: self.records,
             tables: Vec::new(),
+            parts: Vec::new(),
         };
-        Ok(JobState { header, engine: self.engine.snapshot()?, tables: self.tables.kept() })
+        Ok(JobState {
+            header,
+            engine: self.engine.snapshot_parts(PART_ROWS)?,
+            tables: self.tables.kept(),
+        })
     }
 
     /// The queries whose results count.
@@ -120,6 +127,7 @@ impl Run<'_> {
             ("tombstones".to_owned(), self.records.tombstones),
         ]);
         for (query, count) in self.engine.counters() {
+            counters.insert(format!("{query}.rows_in"), count.rows_in);
             counters.insert(format!("{query}.counted"), count.counted);
             counters.insert(format!("{query}.filtered"), count.filtered);
             counters.insert(format!("{query}.late"), count.late);
@@ -180,7 +188,7 @@ impl Run<'_> {
     }
 
     #[allow(clippy::cast_precision_loss)] // A size on a dashboard.
-    fn gauge_state(&self, bytes: usize) {
+    fn gauge_state(&self, bytes: u64) {
         metrics::gauge!(metric::STATE_BYTES, "job" => self.config.name.clone()).set(bytes as f64);
     }
 }

@@ -18,10 +18,11 @@ use super::{
     JobConfig, JobEnvironment,
     blame::{Blame, Legacy},
     memory::MemoryGuard,
+    parts::{self, KnownParts},
     position::starting_progress,
     run::{Run, Stopwatch},
     sink::SinkWriter,
-    state::JobState,
+    state::{JobState, SavedState},
     step::step,
     tables::Tables,
 };
@@ -43,7 +44,10 @@ impl<'a> Run<'a> {
         let views = config.views();
         let Taken { delivery, ledger, commit, state } =
             step(environment, config, take_over(environment, config, legacy))?;
-        let state = state.as_deref().map(JobState::decode).transpose()?.unwrap_or_default();
+        let state = state.as_ref().map(JobState::decode).transpose()?.unwrap_or_default();
+        let places = &state.header.parts;
+        let parts = parts::read(&environment.store, places, &state.own_parts);
+        let parts = step(environment, config, parts)?;
         let progress = step(environment, config, starting_progress(config, commit.as_ref()))?;
         failpoint::reached("recover.positioned")?;
         if commit.is_none() {
@@ -87,6 +91,7 @@ impl<'a> Run<'a> {
             paused: config.paused,
             is_broken: false,
             drained: false,
+            parts: KnownParts::none(&config.name),
             compaction: None,
             cleaning: None,
             cleaned_at: None,
@@ -96,14 +101,25 @@ impl<'a> Run<'a> {
             told_at: now,
             grown_at: now,
         };
-        run.restore(commit.as_ref(), state)?;
+        run.restore(commit.as_ref(), state, &parts)?;
         failpoint::reached("recover.restored")?;
         Ok(run)
     }
 
-    fn restore(&mut self, commit: Option<&Commit>, state: JobState) -> Result<()> {
+    fn restore(
+        &mut self,
+        commit: Option<&Commit>,
+        state: SavedState,
+        parts: &[Bytes],
+    ) -> Result<()> {
         if !state.engine.is_empty() {
-            self.engine.restore(&state.engine)?;
+            let numbers = self.engine.restore_parts(&state.engine, parts)?;
+            if let Some(object) = commit.and_then(|commit| commit.state.as_ref()) {
+                let begin = object.bytes.saturating_sub(state.own_parts.len() as u64);
+                let places = &state.header.parts;
+                self.parts =
+                    KnownParts::restored(&self.config.name, object, begin, &numbers, places);
+            }
         }
         let memory = state.header.partitions.iter();
         let memory = memory.map(|(id, memory)| (PartitionId(*id), *memory)).collect();

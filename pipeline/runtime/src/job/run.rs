@@ -24,6 +24,7 @@ use super::{
     control::Change,
     count::{self, RecordCount},
     memory::MemoryGuard,
+    parts::KnownParts,
     sink::SinkWriter,
     step::step,
     tables::{Flush, Tables},
@@ -109,6 +110,8 @@ pub(super) struct Run<'a> {
     /// Why the incarnation before this one ended; until something is committed, or there is
     /// nothing to commit, nobody knows that it is over.
     pub(super) trouble: Option<String>,
+    /// Parts of the state that lie in the bucket.
+    pub(super) parts: KnownParts,
     /// Small files being put together beside this work.
     pub(super) compaction: Option<Compaction>,
     /// Files nobody needs being taken away beside this work.

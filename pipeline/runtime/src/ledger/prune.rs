@@ -102,8 +102,8 @@ async fn named_objects(
     published: u64,
 ) -> Result<BTreeSet<String>> {
     let commits = read_commits(store, job, first_kept, published).await?;
-    let objects = commits.into_iter().flat_map(|commit| [commit.state, commit.outbox]);
-    Ok(objects.flatten().map(|object| object.path).collect())
+    let objects = commits.iter().flat_map(Commit::objects);
+    Ok(objects.map(|object| object.path.clone()).collect())
 }
 
 /// The commits that are kept with everything they name, when `published` is the newest.
