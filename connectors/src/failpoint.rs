@@ -8,7 +8,8 @@
 //! The variable holds rules `name=action[@hit][xtimes]` with `;` between them: from the given hit
 //! on (the first is 1), so many times (once if not given). Actions: `abort` (the process dies at
 //! once, nothing is flushed or dropped), `error` (an error of kind `Unavailable`), `panic`, `hang`
-//! (this thread never goes on). `TIDEMILL_FAILPOINT_TRACE` names a file that always begins with the
+//! (this thread never goes on), `stop` (the whole process stands still until it gets SIGCONT).
+//! `TIDEMILL_FAILPOINT_TRACE` names a file that always begins with the
 //! name reached last, so that whoever kills the process from outside knows where it was.
 //!
 //! Invariant: every name in [`ALL`] is reached at exactly one place of the source, and no other
@@ -16,6 +17,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -58,11 +60,13 @@ pub const ALL: &[&str] = &[
     "publish.appended",
     "publish.after_topics",
     "publish.before_file",
-    "publish.file_cut",
+    "publish.file_opened",
     "publish.file_written",
     "publish.after_files",
     "recover.opened",
     "recover.state_read",
+    "recover.before_take_over",
+    "recover.taken_over",
     "recover.rolled_forward",
     "recover.positioned",
     "recover.restored",
@@ -127,6 +131,7 @@ enum Action {
     Error,
     Panic,
     Hang,
+    Stop,
 }
 
 impl Points {
@@ -148,13 +153,15 @@ impl Points {
             // Only a test reads it, and it will miss the name.
             drop(trace.write_all_at(padded.as_bytes(), 0));
         }
+        // Every rule counts, also behind one that acts.
+        let mut due = None;
         for rule in self.rules.iter().filter(|rule| rule.name == name) {
             let hit = rule.hits.fetch_add(1, Ordering::Relaxed) + 1;
             if (rule.from..rule.from.saturating_add(rule.times)).contains(&hit) {
-                rule.action.act(name, hit)?;
+                due = due.or(Some((rule.action, hit)));
             }
         }
-        Ok(())
+        due.map_or(Ok(()), |(action, hit)| action.act(name, hit))
     }
 }
 
@@ -171,7 +178,19 @@ impl Action {
             Self::Hang => loop {
                 std::thread::park();
             },
+            Self::Stop => stop(),
         }
+    }
+}
+
+/// Sends this process SIGSTOP; returns when it was continued.
+fn stop() -> Result<()> {
+    let outcome = Command::new("sh").args(["-c", "kill -STOP $PPID"]).status();
+    let failed = |reason: String| Error::internal("a process cannot stop itself").because(reason);
+    match outcome {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(failed(status.to_string())),
+        Err(error) => Err(failed(error.to_string())),
     }
 }
 
@@ -183,7 +202,7 @@ fn parse(rules: &str) -> Result<Vec<Rule>> {
 fn parse_rule(text: &str) -> Result<Rule> {
     let wrong = |what: &str| {
         invalid(format!("{RULES}: '{text}' {what}"))
-            .help("write name=action[@hit][xtimes] with action abort, error, panic or hang")
+            .help("write name=action[@hit][xtimes] with action abort, error, panic, hang or stop")
     };
     let (name, rest) = text.split_once('=').ok_or_else(|| wrong("has no action"))?;
     let known = ALL.iter().find(|known| **known == name.trim());
@@ -201,6 +220,7 @@ fn parse_rule(text: &str) -> Result<Rule> {
         "error" => Action::Error,
         "panic" => Action::Panic,
         "hang" => Action::Hang,
+        "stop" => Action::Stop,
         _ => return Err(wrong("has an unknown action")),
     };
     Ok(Rule { name, action, from, times, hits: AtomicU64::new(0) })

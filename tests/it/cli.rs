@@ -19,7 +19,7 @@ use crate::reliability::bucket::assert_conserved;
 /// Carries the arguments, as a JSON array, to [`entry`].
 const ARGUMENTS: &str = "TIDEMILL_TEST_ARGUMENTS";
 /// Stands before the program's own output.
-const MARKER: &str = "---- tidemill ----";
+pub(crate) const MARKER: &str = "---- tidemill ----";
 
 /// Not a test by itself: the program, when the variable is set.
 #[test]

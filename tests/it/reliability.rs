@@ -3,20 +3,23 @@
 //! with `TIDEMILL_LONG=1`, whose figures stand in `RELIABILITY.md`.
 
 pub(crate) mod bucket;
+mod crash;
+mod f11_hostile_sql;
+mod f11_memory;
 mod f19_flips;
 mod f19_full;
 mod f19_power;
 mod f1_kill_loop;
+mod f2_fail_points;
 mod f4_broker_faults;
 mod f4_store_faults;
+mod f5_zombies;
 mod f7_recovery;
 mod rig;
+mod seeded_bugs;
 mod victim;
 
 /// The long form was asked for.
 pub(crate) fn is_long() -> bool {
     std::env::var_os("TIDEMILL_LONG").is_some_and(|value| value == "1")
 }
-
-mod f11_hostile_sql;
-mod f11_memory;

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | 1. Delta tables | `txn(job, epoch)` in the table's log is read first |
 //! | 2. topics | ids at or above `Commit::topic_floor` are read back and skipped |
-//! | 3. files | the length before the epoch is known; the file is cut back to it |
+//! | 3. files | the place of the epoch's bytes is known; the same bytes are written there |
 //!
 //! In this order: who hears of an alert finds the rows it speaks of.
 //!
@@ -21,9 +21,11 @@
 //! A place that refuses its part (a file that cannot be written, a topic that is not allowed) does
 //! not keep the others from theirs: each gets its part, and `failures` names those that did not.
 //!
-//! On the wire it is at least once with one stable id: a record whose acknowledgement was lost
-//! *while it was still under way* may land after the look-up. Readers that must not see that
-//! drop repeated `tm-id`s.
+//! Topics cannot refuse a writer, so before it appends a process looks whether it still has the
+//! job. On the wire it is at least once with one stable id: a process that was stopped between
+//! that look and the append, or a record whose acknowledgement was lost while it was still under
+//! way, may repeat records. Readers that must not see that drop repeated `tm-id`s. Files need no
+//! such rule: a late repeat writes the bytes that are there.
 
 mod file;
 mod topic;
@@ -37,8 +39,8 @@ use tidemill_connectors::sinks::delta;
 use tidemill_connectors::store::Store;
 use tidemill_contract::{Commit, Error, ErrorKind, Result, StagedFile};
 
+use crate::ledger::Ledger;
 use crate::outbox::Outbox;
-use crate::publish::read_outbox;
 use crate::writer::WriterSlot;
 
 pub use file::file_length;
@@ -119,48 +121,61 @@ impl Delivery {
     /// hand. After any error use [`Self::roll_forward`].
     ///
     /// # Errors
-    /// Kind `Unavailable` if trying again may help; else what makes it impossible.
-    pub async fn publish(&mut self, commit: &Commit, outbox: &Outbox) -> Result<()> {
-        first(&self.publish_tables(commit).await?)?;
+    /// Kind `Unavailable` if trying again may help, `Fenced` if another process has the job; else
+    /// what makes it impossible.
+    pub async fn publish(
+        &mut self,
+        ledger: &mut Ledger,
+        commit: &Commit,
+        outbox: &Outbox,
+    ) -> Result<()> {
+        first(&self.add_files(commit).await?)?;
         let staged = commit.outbox.as_ref().map_or(0, |object| object.records);
         if staged != outbox.len() as u64 {
             let what = format!("epoch {}: the outbox is not the one staged", commit.epoch);
             return Err(Error::internal(what));
         }
-        if outbox.is_empty() {
-            return Ok(());
-        }
         if !outbox.topics().is_empty() {
+            ledger.check_newest().await?;
             let topics = outbox.topics();
             let writer = self.writer.writer(&self.log)?;
             topic::append(&*writer, outbox, &topics, &topic::Present::default()).await?;
         }
-        first(&file::append(outbox, commit, &self.skipped).await?)
+        first(&self.append_files(ledger, commit, outbox).await?)
     }
 
     /// Publishes what is still missing of a commit: after a failed try, and at recovery with the
-    /// newest commit, whether or not it was published before.
+    /// newest commit, whether or not it was published before. `outbox` is the one it names.
     ///
     /// # Errors
-    /// Kind `Unavailable` if trying again may help; `Corrupt` if a staged object is gone or
-    /// changed. If some places alone are at fault, the others have their parts, and
+    /// As [`Self::publish`]. If some places alone are at fault, the others have their parts, and
     /// [`Self::failures`] names those.
-    pub async fn roll_forward(&mut self, commit: &Commit) -> Result<()> {
-        self.failures.clear();
-        self.failures = self.publish_tables(commit).await?;
+    pub async fn roll_forward(
+        &mut self,
+        ledger: &mut Ledger,
+        commit: &Commit,
+        outbox: &Outbox,
+    ) -> Result<()> {
         // No topic speaks of rows that cannot be found in their table.
-        first(&self.failures)?;
-        let Some(object) = &commit.outbox else {
-            return Ok(());
-        };
-        let outbox = read_outbox(&self.store, object).await?;
-        let mut failures = self.append_topics(commit, &outbox).await?;
-        failures.extend(file::append(&outbox, commit, &self.skipped).await?);
+        self.publish_tables(commit).await?;
+        let mut failures = self.append_topics(ledger, commit, outbox).await?;
+        failures.extend(self.append_files(ledger, commit, outbox).await?);
         self.failures = failures;
         first(&self.failures)
     }
 
-    async fn publish_tables(&self, commit: &Commit) -> Result<Failures> {
+    /// Adds the files of a commit to their tables; those of an epoch that is in a table already
+    /// are left out.
+    ///
+    /// # Errors
+    /// Kind `Unavailable` if trying again may help; [`Self::failures`] names the tables at fault.
+    pub async fn publish_tables(&mut self, commit: &Commit) -> Result<()> {
+        self.failures.clear();
+        self.failures = self.add_files(commit).await?;
+        first(&self.failures)
+    }
+
+    async fn add_files(&self, commit: &Commit) -> Result<Failures> {
         failpoint::reached("publish.before_tables")?;
         let (app, epoch) = match &commit.origin {
             Some(origin) => (&origin.job, origin.epoch),
@@ -192,16 +207,22 @@ impl Delivery {
     }
 
     /// All topics at once; one by one to see which it is if one refuses for good.
-    async fn append_topics(&mut self, commit: &Commit, outbox: &Outbox) -> Result<Failures> {
+    async fn append_topics(
+        &mut self,
+        ledger: &mut Ledger,
+        commit: &Commit,
+        outbox: &Outbox,
+    ) -> Result<Failures> {
         let mut topics = outbox.topics();
         topics.retain(|topic| !self.skipped.contains(&Place::Topic((*topic).to_owned())));
         let mut failures = Failures::new();
-        match self.append_missing(commit, outbox, &topics).await {
+        match self.append_missing(ledger, commit, outbox, &topics).await {
             Err(error) if is_lasting(&error) => {}
             outcome => return outcome.map(|()| failures),
         }
         for topic in topics {
-            match self.append_missing(commit, outbox, &BTreeSet::from([topic])).await {
+            let alone = BTreeSet::from([topic]);
+            match self.append_missing(ledger, commit, outbox, &alone).await {
                 Err(error) if is_lasting(&error) => {
                     failures.push((Place::Topic(topic.to_owned()), error));
                 }
@@ -213,6 +234,7 @@ impl Delivery {
 
     async fn append_missing(
         &mut self,
+        ledger: &mut Ledger,
         commit: &Commit,
         outbox: &Outbox,
         topics: &BTreeSet<&str>,
@@ -222,7 +244,27 @@ impl Delivery {
         }
         self.writer.settle().await?;
         let present = topic::present(&self.log, topics, &commit.topic_floor).await?;
+        ledger.check_newest().await?;
         topic::append(&*self.writer.writer(&self.log)?, outbox, topics, &present).await
+    }
+
+    /// Appends to the files that are not skipped; gives those that refused.
+    async fn append_files(
+        &self,
+        ledger: &mut Ledger,
+        commit: &Commit,
+        outbox: &Outbox,
+    ) -> Result<Failures> {
+        if outbox.file_bytes().is_empty() {
+            return Ok(Failures::new());
+        }
+        ledger.check_newest().await?;
+        let failures = file::append(outbox, commit, &self.skipped).await?;
+        if !failures.is_empty() {
+            // A file that is longer than it should be may be the work of whoever has the job now.
+            ledger.check_newest().await?;
+        }
+        Ok(failures)
     }
 }
 

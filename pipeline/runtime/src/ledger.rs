@@ -7,8 +7,9 @@
 //! by a listing: a list only says where to begin to look.
 //!
 //! Invariants:
-//! - epochs are dense from 1; commit N+1 is written only after N was reported as published, so at
-//!   most the newest commit of a job is unpublished;
+//! - epochs are dense from 1; commit N+1 is written only after N was reported as published, or
+//!   carries what N appends to topics and files itself ([`Ledger::take_over`]), so at most the
+//!   newest commit of a job is unpublished;
 //! - `commit` returns `Ok` only if the slot holds exactly the record given;
 //! - after `Fenced` a ledger never writes again;
 //! - **a slot is never free again.** Records older than [`KEEP_COMMITS`] are deleted, except every
@@ -29,7 +30,7 @@ pub(crate) mod seal;
 use bytes::Bytes;
 use object_store::path::Path;
 use tidemill_connectors::store::{self, PutOutcome, Store};
-use tidemill_contract::{Commit, Error, ErrorKind, Result, Watermark};
+use tidemill_contract::{Commit, Error, ErrorKind, Micros, Result, Watermark};
 
 pub use prune::Pruned;
 pub(crate) use prune::{first_kept, kept_commits, listed_epochs};
@@ -154,6 +155,22 @@ impl Ledger {
         }
     }
 
+    /// Commits the newest epoch once more in this writer's name. From then on whoever had the job
+    /// before is fenced, also from what has no fence of its own: it asks [`Self::check_newest`]
+    /// before it appends. The tables of `newest` must be published, under its own epoch; what it
+    /// appends to topics and files is carried over with the ids and places it has.
+    ///
+    /// # Errors
+    /// As [`Self::commit`]; `Fenced` if another process took the job over at the same moment.
+    pub async fn take_over(&mut self, newest: &Commit, written_at: Micros) -> Result<Commit> {
+        self.published = self.newest;
+        let Commit { format, epoch, writer, generation, .. } = self.draft();
+        let (files, carried) = (Vec::new(), newest.clone());
+        let commit = Commit { format, epoch, writer, generation, written_at, files, ..carried };
+        self.commit(commit.clone()).await?;
+        Ok(commit)
+    }
+
     /// Says that `delivery` has finished the newest commit.
     pub fn mark_published(&mut self, epoch: u64) {
         assert_eq!(epoch, self.newest, "only the newest commit can be unpublished");
@@ -165,9 +182,9 @@ impl Ledger {
         (self.has_committed && !self.fenced).then_some(self.published)
     }
 
-    /// Looks whether another writer has gone on from here. A cheap check before appending to what
-    /// has no fence of its own (topics, files); it narrows the moment in which a writer that was
-    /// stopped and continued repeats appends, and cannot close it.
+    /// Looks whether another writer has gone on from here: one read, before every append to what
+    /// has no fence of its own (topics, files). A writer that is stopped between this look and its
+    /// append still repeats records when it wakes up, with the ids they have.
     ///
     /// # Errors
     /// `TM702` (kind `Fenced`) if the next slot is taken, `TM530` if the store does not answer.

@@ -66,7 +66,11 @@ pub(crate) async fn begin(store: &Store, log: &KafkaLog, parting: Parting<'_>) -
         let mut delivery = Delivery::new(Store::clone(store), log.clone());
         delivery.skip(parting.left_out.iter().cloned());
         delivery.skip(parting.splits.values().flat_map(places));
-        delivery.roll_forward(commit).await?;
+        let outbox = match &commit.outbox {
+            Some(object) => read_outbox(store, object).await?,
+            None => Outbox::new(),
+        };
+        delivery.roll_forward(&mut ledger, commit, &outbox).await?;
         ledger.mark_published(commit.epoch);
     }
     let commit = without(parting, &ledger, newest);

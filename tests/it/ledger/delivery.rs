@@ -18,7 +18,7 @@ use tidemill_runtime::delivery::{Delivery, file_length};
 use tidemill_runtime::ledger::Ledger;
 use tidemill_runtime::outbox::{ID_HEADER, Outbox, OutboxRecord, OutboxTarget, sequence_id};
 use tidemill_runtime::publish::Staged;
-use tidemill_runtime::recover::{Recovered, recover};
+use tidemill_runtime::recover::{Claimant, Recovered, recover};
 
 use super::{JOB, local};
 
@@ -60,7 +60,11 @@ impl World {
     }
 
     async fn take_over(&self, writer: &str, delivery: &mut Delivery) -> Result<Recovered> {
-        recover(&self.store, JOB, writer.to_owned(), &[VIEW.to_owned()], delivery).await
+        self.claim(&Claimant::new(writer.to_owned()), delivery).await
+    }
+
+    async fn claim(&self, claimant: &Claimant, delivery: &mut Delivery) -> Result<Recovered> {
+        recover(&self.store, JOB, claimant, &[VIEW.to_owned()], delivery).await
     }
 
     /// Stages and commits an epoch of two alerts, two lines and one Parquet file.
@@ -140,10 +144,10 @@ async fn a_commit_published_many_times_is_seen_once() {
     let mut expected = Vec::new();
     for epoch in 1..=3 {
         let (commit, outbox) = world.commit(&mut ledger, &delivery).await;
-        delivery.publish(&commit, &outbox).await.unwrap();
+        delivery.publish(&mut ledger, &commit, &outbox).await.unwrap();
         ledger.mark_published(epoch);
-        delivery.roll_forward(&commit).await.unwrap();
-        world.delivery().roll_forward(&commit).await.unwrap();
+        delivery.roll_forward(&mut ledger, &commit, &outbox).await.unwrap();
+        world.delivery().roll_forward(&mut ledger, &commit, &outbox).await.unwrap();
         expected.extend(alert_ids(epoch));
         let count = usize::try_from(epoch).unwrap();
         assert_eq!(world.seen().await, (expected.clone(), count, 2 * count));
@@ -160,9 +164,11 @@ async fn a_commit_nobody_published_is_published_by_who_recovers() {
     assert_eq!(world.seen().await, (Vec::new(), 0, 0), "staged is invisible");
 
     let found = world.take_over("two", &mut world.delivery()).await.unwrap();
-    assert_eq!(found.commit, Some(commit));
+    let taken = found.commit.unwrap();
+    assert_eq!((taken.epoch, taken.writer.as_str()), (2, "two"));
+    assert_eq!((taken.state, taken.outbox, taken.files), (commit.state, commit.outbox, vec![]));
     assert_eq!(found.state.as_deref(), Some(&b"state"[..]));
-    assert_eq!((found.ledger.next_epoch(), found.ledger.generation()), (2, 2));
+    assert_eq!((found.ledger.next_epoch(), found.ledger.generation()), (3, 2));
     assert_eq!(world.seen().await, (alert_ids(1), 1, 2));
     world.broker.stop().await.unwrap();
 }
@@ -225,12 +231,12 @@ async fn what_others_wrote_is_never_cut_off() {
     let mut ledger = world.take_over("one", &mut delivery).await.unwrap().ledger;
     std::fs::write(world.file(), "old\n").unwrap();
     let (commit, outbox) = world.commit(&mut ledger, &delivery).await;
-    delivery.publish(&commit, &outbox).await.unwrap();
+    delivery.publish(&mut ledger, &commit, &outbox).await.unwrap();
     let text = std::fs::read_to_string(world.file()).unwrap();
     assert_eq!(text, "old\n{\"epoch\":1}\n{\"epoch\":1}\n");
 
     std::fs::write(world.file(), format!("{text}more\n")).unwrap();
-    let error = delivery.roll_forward(&commit).await.unwrap_err();
+    let error = delivery.roll_forward(&mut ledger, &commit, &outbox).await.unwrap_err();
     assert_eq!((error.kind, error.code), (ErrorKind::Corrupt, "TM705"));
     assert!(std::fs::read_to_string(world.file()).unwrap().ends_with("more\n"));
     world.broker.stop().await.unwrap();
@@ -242,11 +248,38 @@ async fn a_table_ahead_of_the_commits_is_refused() {
     let mut delivery = world.delivery();
     let mut ledger = world.take_over("one", &mut delivery).await.unwrap().ledger;
     let (commit, outbox) = world.commit(&mut ledger, &delivery).await;
-    delivery.publish(&commit, &outbox).await.unwrap();
+    delivery.publish(&mut ledger, &commit, &outbox).await.unwrap();
     let record = Path::from(format!("commits/{JOB}/{:020}.json", 1));
     store::delete(&world.store, &record).await.unwrap();
     let error = world.take_over("two", &mut world.delivery()).await.unwrap_err();
     assert_eq!((error.kind, error.code), (ErrorKind::Corrupt, "TM706"));
+    world.broker.stop().await.unwrap();
+}
+
+/// Stopped right after its commit, continued when another process has taken over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_lost_its_job_appends_nothing() {
+    let world = World::new().await;
+    let mut delivery = world.delivery();
+    let (one, two) = (Claimant::new("one".to_owned()), Claimant::new("two".to_owned()));
+    let mut ledger = world.claim(&one, &mut delivery).await.unwrap().ledger;
+    let (commit, outbox) = world.commit(&mut ledger, &delivery).await;
+    let mut newer = world.delivery();
+    let taken = world.claim(&two, &mut newer).await.unwrap();
+    let seen = (alert_ids(1), 1, 2);
+    assert_eq!(world.seen().await, seen);
+    let error = delivery.publish(&mut ledger, &commit, &outbox).await.unwrap_err();
+    assert_eq!((error.kind, error.code), (ErrorKind::Fenced, "TM702"));
+    assert_eq!(world.seen().await, seen);
+
+    // However it lost its place, it does not take the job back; a new process may.
+    let mut retry = world.delivery();
+    let error = world.claim(&one, &mut retry).await.unwrap_err();
+    assert_eq!((error.kind, error.code), (ErrorKind::Fenced, "TM702"));
+    let again = world.claim(&two, &mut newer).await.unwrap();
+    assert_eq!(again.ledger.next_epoch(), taken.ledger.next_epoch() + 1);
+    world.take_over("three", &mut retry).await.unwrap();
+    assert_eq!(world.seen().await, seen);
     world.broker.stop().await.unwrap();
 }
 

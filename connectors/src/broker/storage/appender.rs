@@ -174,6 +174,11 @@ impl Appender {
         Ok(())
     }
 
+    /// What was appended since the last flush is not durable; the next [`Self::settle`] drops it.
+    pub(super) fn give_up(&mut self) {
+        self.failed = true;
+    }
+
     /// Called once the requests of a flush were answered: after a failure, goes back to the
     /// durable end. Until that worked every append is refused, so that no offset is given twice
     /// within one flush.

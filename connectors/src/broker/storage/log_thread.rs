@@ -4,6 +4,9 @@
 //! dirty partitions are synced in parallel. Administrative tasks run between two rounds, so
 //! creation, deletion and retention never race with an append. Never answers before the sync.
 
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use kafka_protocol::ResponseError;
 use tidemill_contract::{Clock, SystemClock};
 use tokio::sync::{mpsc, oneshot};
@@ -191,7 +194,13 @@ fn answer<T>(reply: oneshot::Sender<T>, value: T) {
 }
 
 fn flush(partition: &PartitionRef) {
-    if let Err(error) = partition.appender().flush(partition) {
+    // A panic is a failed write like any other: the thread that all writers wait for goes on.
+    let work = AssertUnwindSafe(|| partition.appender().flush(partition));
+    let flushed = catch_unwind(work).unwrap_or_else(|_panic| {
+        partition.appender().give_up();
+        Err(io::Error::other("writing panicked"))
+    });
+    if let Err(error) = flushed {
         storage_failed(partition, &error);
     }
 }

@@ -1,11 +1,12 @@
 //! Sink kind `filesystem` (alias `file`): rows as JSON lines or CSV in one file.
 //!
-//! Why a length comes with every append: a commit says how long the file was before and is after,
-//! so writing the same rows again cuts the file back first and ends with the same bytes. It never
-//! touches bytes before that length, and refuses a file that someone else made shorter.
+//! Why a place comes with every append: a commit says how long the file was before and is after, so
+//! writing the same rows again writes the same bytes at the same place, however late. It never cuts
+//! a file off, never touches bytes before that place, and refuses a file that someone else made
+//! shorter.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
@@ -124,8 +125,8 @@ impl FileSink {
         }
     }
 
-    /// Appends bytes at a known length and syncs; returns the new length. Whatever is beyond
-    /// `from_len` is an earlier try of this very append and is cut off first.
+    /// Writes bytes at a known length and syncs; returns the length after them. What is there from
+    /// an earlier try of this append is written again; bytes behind it are left alone.
     ///
     /// # Errors
     /// `TM560` if the file is shorter than `from_len`, `TM561` if it cannot be written.
@@ -148,7 +149,7 @@ fn append(path: &Path, from_len: u64, bytes: &[u8]) -> Result<u64> {
     if is_new {
         std::fs::create_dir_all(folder).map_err(fail)?;
     }
-    let mut file =
+    let file =
         OpenOptions::new().create(true).write(true).truncate(false).open(path).map_err(fail)?;
     let length = file.metadata().map_err(fail)?.len();
     if length < from_len {
@@ -159,10 +160,8 @@ fn append(path: &Path, from_len: u64, bytes: &[u8]) -> Result<u64> {
         .because("something else changed or removed it")
         .help("restore the file, or drop the sink and create it anew with another path"));
     }
-    file.set_len(from_len).map_err(fail)?;
-    failpoint::reached("publish.file_cut")?;
-    file.seek(SeekFrom::Start(from_len)).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
+    failpoint::reached("publish.file_opened")?;
+    file.write_all_at(bytes, from_len).map_err(fail)?;
     failpoint::reached("publish.file_written")?;
     file.sync_all().map_err(fail)?;
     if is_new {

@@ -1,8 +1,8 @@
 //! Step 3 of a publication: the bytes of an epoch at the end of each sink's file.
 //!
-//! The commit holds the length after the epoch, so the length before it is known on every try. It
-//! never cuts off bytes that this epoch did not write: a file that is longer than the epoch made
-//! it belongs to someone who is further than we are.
+//! The commit holds the length after the epoch, so the place of its bytes is known on every try,
+//! and they are the same on every try: who wakes up late writes what is there. It never cuts a file
+//! off: one that is longer than the epoch made it belongs to someone who is further than we are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -150,13 +150,15 @@ impl Run<'_> {
 
     /// Shows what is true now. What refuses for good is looked for at once, place by place.
     async fn publish(&mut self, commit: &Commit, outbox: &Outbox) -> Result<()> {
-        let Err(error) = Box::pin(self.delivery.publish(commit, outbox)).await else {
+        let published = self.delivery.publish(&mut self.ledger, commit, outbox);
+        let Err(error) = Box::pin(published).await else {
             return Ok(());
         };
         if !is_lasting(&error) {
             return Err(error);
         }
-        let outcome = Box::pin(self.delivery.roll_forward(commit)).await;
+        let rolled = self.delivery.roll_forward(&mut self.ledger, commit, outbox);
+        let outcome = Box::pin(rolled).await;
         self.blame.places(self.delivery.failures());
         outcome
     }

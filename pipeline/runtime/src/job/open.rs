@@ -30,7 +30,7 @@ use crate::{
     delivery::{Delivery, file_length, is_lasting},
     ledger::Ledger,
     outbox::Outbox,
-    recover::{Recovered, recover},
+    recover::{Claimant, Recovered, recover},
     watermark::{SourceWatermark, TimeSettings},
 };
 
@@ -40,10 +40,11 @@ impl<'a> Run<'a> {
         environment: &'a JobEnvironment,
         config: &'a JobConfig,
         legacy: &'a Legacy,
+        claimant: &Claimant,
     ) -> Result<Self> {
         let views = config.views();
         let Taken { delivery, ledger, commit, state } =
-            step(environment, config, take_over(environment, config, legacy))?;
+            step(environment, config, take_over(environment, config, legacy, claimant))?;
         let state = state.as_ref().map(JobState::decode).transpose()?.unwrap_or_default();
         let places = &state.header.parts;
         let parts = parts::read(&environment.store, places, &state.own_parts);
@@ -175,15 +176,15 @@ async fn take_over(
     environment: &JobEnvironment,
     config: &JobConfig,
     legacy: &Legacy,
+    claimant: &Claimant,
 ) -> Result<Taken> {
     let views = config.views();
     Box::pin(create_tables(environment, config, &views, &legacy.blame)).await?;
     let mut delivery = Delivery::new(Store::clone(&environment.store), environment.log.clone())
         .with_writer(config.writer.clone());
     delivery.skip(config.left_out.iter().cloned());
-    let writer = environment.writer.clone();
     let recovered =
-        Box::pin(recover(&environment.store, &config.name, writer, &views, &mut delivery)).await;
+        Box::pin(recover(&environment.store, &config.name, claimant, &views, &mut delivery)).await;
     legacy.blame.places(delivery.failures());
     let Recovered { ledger, commit, state } = recovered?;
     if let Some(commit) = &commit {

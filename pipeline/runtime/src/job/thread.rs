@@ -27,7 +27,7 @@ use super::{
     isolate::isolate,
     run::{End, Run},
 };
-use crate::patience;
+use crate::{patience, recover::Claimant};
 
 /// Tries in a row without a commit before a job is parked.
 const TRIES_MAX: u32 = 5;
@@ -39,10 +39,11 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Receiver<Control>) {
     let mut config = config;
     let mut tries = 0;
+    let claimant = Claimant::new(environment.writer.clone());
     loop {
         let epoch_before = epoch(environment, &config.name);
         let legacy = Legacy::default();
-        let work = || Run::open(environment, &config, &legacy)?.work(inbox);
+        let work = || Run::open(environment, &config, &legacy, &claimant)?.work(inbox);
         let ended = guarded(&config.name, work);
         environment.memory.forget_state(&config.name);
         for change in legacy.changes.take() {
@@ -53,7 +54,9 @@ pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Recei
             Ok(End::Reopen) => continue,
             Err(error) => error,
         };
-        let progressed = epoch(environment, &config.name) > epoch_before;
+        // Taking the job up again is an epoch of its own, and no progress.
+        let opened = epoch_before + u64::from(epoch_before > 0);
+        let progressed = epoch(environment, &config.name) > opened;
         tries = if progressed { 1 } else { tries + 1 };
         let name = config.name.clone();
         let isolated = guarded(&name, || isolate(environment, &mut config, &legacy, &error, tries));

@@ -1,15 +1,19 @@
 //! The quarantine of a source as a table: the newest records of its `dead` or `late` topic.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
     error::ArrowError,
     json::ReaderBuilder,
 };
+use bytes::Bytes;
 use datafusion::{common::TableReference, datasource::MemTable, prelude::SessionContext};
 use tidemill_connectors::log::kafka::KafkaLog;
-use tidemill_contract::{Error, Result};
+use tidemill_contract::{Error, RawRecord, Result};
 
 use super::failed;
 
@@ -32,7 +36,12 @@ pub(super) async fn register(
             from.insert(partition, low.max(high.saturating_sub(RECORDS_MAX)));
             to.insert(partition, high);
         }
+        let mut known = HashSet::new();
         for (_, record) in log.read_range(topic, &from, &to).await? {
+            // A process that was stopped half way may have appended a row a second time.
+            if identity(&record).is_some_and(|identity| !known.insert(identity)) {
+                continue;
+            }
             lines.extend_from_slice(&record.payload.unwrap_or_default());
             lines.push(b'\n');
         }
@@ -43,6 +52,13 @@ pub(super) async fn register(
     let memory = MemTable::try_new(schema, vec![batches]).map_err(failed)?;
     session.register_table(table.clone(), Arc::new(memory)).map_err(failed)?;
     Ok(())
+}
+
+/// What is the same for every copy of a row: its unit and number, or its id in the outbox.
+fn identity(record: &RawRecord) -> Option<Vec<Bytes>> {
+    let own = record.headers.iter().filter(|(name, _)| name.starts_with("tm-"));
+    let parts: Vec<Bytes> = own.map(|(_, value)| value.clone()).collect();
+    (!parts.is_empty()).then_some(parts)
 }
 
 fn schema() -> SchemaRef {
