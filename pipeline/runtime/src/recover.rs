@@ -56,7 +56,7 @@ impl Claimant {
 
     /// Whether another process has taken the job over since this one first looked. The process that
     /// had it then may well have committed since.
-    fn has_lost(&self, newest: Option<&Commit>) -> bool {
+    pub(crate) fn has_lost(&self, newest: Option<&Commit>) -> bool {
         let generation = newest.map_or(0, |commit| commit.generation);
         let first_seen = self.first_seen.get().unwrap_or(generation);
         self.first_seen.set(Some(first_seen));
@@ -146,7 +146,7 @@ fn is_fenced(checked: Result<()>) -> Result<bool> {
     }
 }
 
-fn lost(job: &str, newest: u64) -> Error {
+pub(crate) fn lost(job: &str, newest: u64) -> Error {
     let what = format!("job '{job}' may not go on after epoch {newest}");
     Error::new(ErrorKind::Fenced, "TM702", what)
         .because("another process has taken the job over")

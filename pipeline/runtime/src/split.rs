@@ -30,6 +30,7 @@ use crate::{
     ledger::{Ledger, read_commit},
     outbox::{Outbox, OutboxTarget},
     publish::{Staged, read_outbox, read_staged},
+    recover::{Claimant, lost},
 };
 
 /// A parting that is to become true.
@@ -38,6 +39,8 @@ pub(crate) struct Parting<'a> {
     /// The job that goes on.
     pub(crate) job: &'a str,
     pub(crate) writer: &'a str,
+    /// Knows whether another process has taken the job over: then it is not ours to part.
+    pub(crate) claimant: &'a Claimant,
     pub(crate) catalog_version: u64,
     /// Where the job began to read, for one without a commit.
     pub(crate) start: BTreeMap<i32, PartitionProgress>,
@@ -57,6 +60,9 @@ pub(crate) struct Parting<'a> {
 pub(crate) async fn begin(store: &Store, log: &KafkaLog, parting: Parting<'_>) -> Result<()> {
     let writer = parting.writer.to_owned();
     let (mut ledger, newest) = Ledger::open(Store::clone(store), parting.job, writer).await?;
+    if parting.claimant.has_lost(newest.as_ref()) {
+        return Err(lost(parting.job, newest.map_or(0, |commit| commit.epoch)));
+    }
     if let Some(commit) = &newest {
         // An earlier try may have come this far.
         finish_all(store, parting.writer, commit).await?;

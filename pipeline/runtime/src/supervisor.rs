@@ -12,7 +12,7 @@ use tidemill_connectors::{
     sinks::delta,
     sources, store,
 };
-use tidemill_contract::{Error, Result, SourceSpec};
+use tidemill_contract::{Error, ErrorKind, Result, SourceSpec};
 use tidemill_sql::catalog::{Catalog, RegisteredAlert};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -73,11 +73,33 @@ impl Supervisor {
     /// Starts the feeds and jobs of the whole catalog.
     pub(crate) async fn start_all(&mut self, registry: &Registry) -> Result<()> {
         for source in registry.catalog.sources().values() {
-            let queries = registry.queries_of(&source.name);
-            if queries.is_empty() {
-                continue;
+            self.start_source(registry, source).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts the jobs of a source. If a commit of theirs is damaged nobody can say which job has
+    /// which query: none of them starts until it is repaired, and the other sources go on.
+    async fn start_source(&mut self, registry: &Registry, source: &SourceSpec) -> Result<()> {
+        let queries = registry.queries_of(&source.name);
+        if queries.is_empty() {
+            return Ok(());
+        }
+        let shares = match self.divide(&source.name, &queries).await {
+            Err(error) if error.kind == ErrorKind::Corrupt => {
+                let board = &self.environment.board;
+                board.update_job(&source.name, |status| {
+                    status.source.clone_from(&source.name);
+                    status.queries = queries.keys().cloned().collect();
+                });
+                let parked = board.park_job(&source.name, &error, 1);
+                tracing::error!(source = %source.name, error = %parked, "no job of it starts");
+                return Ok(());
             }
-            for share in self.divide(&source.name, &queries).await? {
+            shares => shares?,
+        };
+        for share in shares {
+            if !self.jobs.contains_key(&share.job) {
                 self.start_job(registry, source, share).await?;
             }
         }
@@ -266,7 +288,15 @@ impl Supervisor {
     }
 
     /// Lets a parked job of this query try again; true if it was parked.
-    pub(crate) async fn unpark(&self, query: &str) -> Result<bool> {
+    pub(crate) async fn unpark(&mut self, registry: &Registry, query: &str) -> Result<bool> {
+        if !self.runs(query)
+            && let Some(known) = registry.catalog.query(query)
+            && let Some(source) = registry.catalog.source(&known.root_source)
+        {
+            self.environment.board.remove_job(&source.name);
+            self.start_source(registry, source).await?;
+            return Ok(true);
+        }
         let job = self.job_of(query)?;
         let status = self.environment.board.status();
         let is_parked =

@@ -203,7 +203,7 @@ async fn a_damaged_part_of_the_state_is_named_and_nothing_is_committed() {
     pipeline.start().await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     let error = loop {
-        let failed = pipeline.status().jobs.into_iter().find(|job| job.state == "failed");
+        let failed = pipeline.status().jobs.into_iter().find(|job| job.state == "parked");
         if let Some(error) = failed.and_then(|job| job.error) {
             break error;
         }

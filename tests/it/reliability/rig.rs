@@ -160,7 +160,7 @@ impl Rig {
             if holds(&job) {
                 return started.elapsed();
             }
-            let is_over = job.state == "failed" || job.state == "fenced";
+            let is_over = job.state == "parked" || job.state == "fenced";
             assert!(!is_over, "{}: {what}: the job ended: {job:?}", self.name);
             assert!(started.elapsed() < PATIENCE, "{}: not in time: {what}: {job:?}", self.name);
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -20,6 +20,7 @@ use super::{ALERTS_TOPIC, JobConfig, JobEnvironment, blame::Legacy, position::st
 use crate::{
     assignment::{own_job, with_inputs},
     delivery::Place,
+    recover::Claimant,
     split::{self, Parting},
 };
 
@@ -32,8 +33,8 @@ pub(super) fn isolate(
     environment: &JobEnvironment,
     config: &mut JobConfig,
     legacy: &Legacy,
-    error: &Error,
-    tries: u32,
+    claimant: &Claimant,
+    (error, tries): (&Error, u32),
 ) -> Result<bool> {
     if let Some(commit) = legacy.parted.take() {
         let finished = split::finish_all(&environment.store, &environment.writer, &commit);
@@ -62,7 +63,7 @@ pub(super) fn isolate(
     if is_unclear && !still_refuse(environment, config, &splits) {
         return Ok(false);
     }
-    part(environment, config, legacy, splits)?;
+    part(environment, config, legacy, claimant, splits)?;
     Ok(true)
 }
 
@@ -71,6 +72,7 @@ fn part(
     environment: &JobEnvironment,
     config: &mut JobConfig,
     legacy: &Legacy,
+    claimant: &Claimant,
     splits: BTreeMap<String, Split>,
 ) -> Result<()> {
     let leaving: BTreeSet<String> =
@@ -85,6 +87,7 @@ fn part(
     let parting = Parting {
         job: &config.name,
         writer: &environment.writer,
+        claimant,
         catalog_version: config.catalog_version,
         start,
         staying: &staying,

@@ -59,7 +59,9 @@ pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Recei
         let progressed = epoch(environment, &config.name) > opened;
         tries = if progressed { 1 } else { tries + 1 };
         let name = config.name.clone();
-        let isolated = guarded(&name, || isolate(environment, &mut config, &legacy, &error, tries));
+        let why = (&error, tries);
+        let isolated =
+            guarded(&name, || isolate(environment, &mut config, &legacy, &claimant, why));
         let error = match isolated {
             Ok(true) => {
                 tries = 0;

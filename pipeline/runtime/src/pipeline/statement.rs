@@ -58,19 +58,19 @@ impl Pipeline {
         // Before the catalog forgets what an alert or a query was.
         let applied = state.catalog.register(parsed).await?;
         if let (Applied::Unchanged, Statement::Resume(name)) = (&applied, &parsed.statement) {
-            return self.unpark(&state, name).await;
+            return self.unpark(&mut state, name).await;
         }
         let message = self.apply(&mut state, &applied).await?;
         Ok(StatementResult::Done { message })
     }
 
     /// `RESUME` of what is not paused: a parked job tries again.
-    async fn unpark(&self, state: &State, name: &str) -> Result<StatementResult> {
-        let catalog = &state.catalog.registry.catalog;
+    async fn unpark(&self, state: &mut State, name: &str) -> Result<StatementResult> {
+        let registry = state.catalog.registry.clone();
         let insert = format!("{name}$insert");
-        let query = if catalog.query(name).is_some() { name } else { &insert };
-        let is_parked = match &state.supervisor {
-            Some(supervisor) => supervisor.unpark(query).await?,
+        let query = if registry.catalog.query(name).is_some() { name } else { &insert };
+        let is_parked = match &mut state.supervisor {
+            Some(supervisor) => Box::pin(supervisor.unpark(&registry, query)).await?,
             None => false,
         };
         let message = if is_parked {
