@@ -120,7 +120,9 @@ async fn named_files(
     published: u64,
     candidates: &[Unreferenced],
 ) -> Result<BTreeSet<String>> {
-    let mut commits = ledger::kept_commits(store, job, published).await?;
+    // Another process may have gone on since: its commits count as well.
+    let newest = ledger::newest_commit(store, job).await?.map_or(0, |commit| commit.epoch);
+    let mut commits = ledger::kept_commits(store, job, newest.max(published)).await?;
     let mut others = BTreeSet::new();
     for file in candidates {
         if let Some(DataFileName { origin: FileOrigin::Staged { job: other, .. }, .. }) =
