@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,8 +12,7 @@ use tidemill_connectors::format::json;
 use tidemill_contract::{LogWriter, PartitionId, ProduceRecord};
 use tidemill_runtime::{JobStatus, Pipeline, Settings, StatementResult};
 
-use crate::cli::{finish, tidemill};
-use crate::reliability::bucket::{assert_conserved, stop_conserved};
+use crate::reliability::bucket::stop_conserved;
 
 /// Queries of these tests that read a view.
 const OVER_VIEWS: &[&str] = &["per_window"];
@@ -560,55 +558,4 @@ async fn a_view_dropped_from_a_shared_job_leaves_the_others_as_they_were() {
     }
     assert_eq!(number(&pipeline, "SELECT count(*) FROM maxima").await, 60);
     stop_conserved(&pipeline, OVER_VIEWS).await;
-}
-
-/// The whole program, killed at growing distances from its start, against one that was not.
-#[test]
-#[expect(clippy::disallowed_methods, reason = "a kill comes at a time, not at an event")]
-fn kill_9_at_any_point_changes_nothing() {
-    let script = "
-        CREATE SOURCE IF NOT EXISTS lines (
-          invoice TEXT, quantity INT, unit_price DECIMAL(12,3), country TEXT,
-          invoice_date TIMESTAMP, WATERMARK FOR invoice_date AS invoice_date
-        ) WITH ('connector'='shop', 'limit'='250000', 'topic.partitions'='2');
-        CREATE MATERIALIZED VIEW IF NOT EXISTS per_day AS
-        SELECT window_start, country, count(*) AS n, sum(quantity * unit_price) AS net
-        FROM TABLE(TUMBLE(TABLE lines, DESCRIPTOR(invoice_date), INTERVAL '1' DAY))
-        GROUP BY window_start, country;
-        SELECT * FROM per_day ORDER BY window_start, country;";
-    let folder = TempDir::new().unwrap();
-    std::fs::write(folder.path().join("shop.sql"), script).unwrap();
-    let run = |data: &str| {
-        let mut command = tidemill(folder.path(), &["run", "shop.sql", "--data-dir", data]);
-        command.env("TIDEMILL__STATE__COMMIT_INTERVAL", "40ms");
-        command.env("TIDEMILL__STATE__FLUSH_INTERVAL", "100ms");
-        command
-    };
-    let table = |text: &str| -> Vec<String> {
-        text.lines().filter(|line| line.contains(" | ")).map(str::to_owned).collect()
-    };
-    let calm = finish(run("calm"));
-    assert_eq!(calm.code, Some(0), "{}\n{}", calm.stdout, calm.stderr);
-    let expected = table(&calm.stdout);
-    assert!(expected.len() > 800, "{} lines: {}", expected.len(), calm.stdout);
-
-    let commits = || {
-        let listed = std::fs::read_dir(folder.path().join("killed/bucket/commits/lines"));
-        listed.map_or(0, Iterator::count)
-    };
-    let mut killed_between_commits = 0;
-    for life in 1..=12 {
-        let mut child = run("killed").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(150 + 50 * life));
-        let is_running = child.try_wait().unwrap().is_none();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        killed_between_commits += i32::from(is_running && commits() > 0);
-    }
-    assert!(killed_between_commits > 2, "{killed_between_commits} kills met a job at work");
-    let survivor = finish(run("killed"));
-    assert_eq!(survivor.code, Some(0), "{}\n{}", survivor.stdout, survivor.stderr);
-    assert_eq!(table(&survivor.stdout), expected);
-    assert!(commits() > 3, "{} commits", commits());
-    assert!(assert_conserved(&folder.path().join("killed/bucket"), &[]) > 3);
 }

@@ -5,12 +5,13 @@
 //! synced, moved in with one atomic step (a hard link for a conditional create, a rename
 //! otherwise), and the folder is synced. It never shows a half-written object.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
@@ -32,6 +33,8 @@ pub struct DurableLocalStore {
     inner: LocalFileSystem,
     root: PathBuf,
     staged: AtomicU64,
+    /// Folders whose own entries are known to be synced, up to the root.
+    settled: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl fmt::Display for DurableLocalStore {
@@ -55,7 +58,7 @@ impl DurableLocalStore {
         let inner = LocalFileSystem::new_with_prefix(&absolute).map_err(|e| fail(e.to_string()))?;
         // Staged names must differ between processes and between restarts of one.
         let seed = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
-        Ok(Self { inner, root: absolute, staged: AtomicU64::new(seed) })
+        Ok(Self { inner, root: absolute, staged: AtomicU64::new(seed), settled: Arc::default() })
     }
 
     /// A hidden name beside the target: `#` and digits, which listings leave out.
@@ -94,13 +97,33 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Makes a folder and its missing parents, and syncs each folder that got a new entry.
-fn make_folders(folder: &FsPath) -> io::Result<()> {
+///
+/// # Errors
+/// What the file system objects to.
+pub fn make_folders(folder: &FsPath) -> io::Result<()> {
     let missing: Vec<&FsPath> = folder.ancestors().take_while(|path| !path.exists()).collect();
     if missing.is_empty() {
         return Ok(());
     }
     fs::create_dir_all(folder)?;
     missing.iter().rev().filter_map(|path| path.parent()).try_for_each(sync_folder)
+}
+
+/// Makes a folder below the root. One that was there may be of a process that died before it
+/// synced the entry, so the first time the whole way up is synced.
+fn settle_folder(
+    folder: &FsPath,
+    root: &FsPath,
+    settled: &Mutex<BTreeSet<PathBuf>>,
+) -> io::Result<()> {
+    make_folders(folder)?;
+    if settled.lock().unwrap_or_else(PoisonError::into_inner).contains(folder) {
+        return Ok(());
+    }
+    let way_up = folder.ancestors().take_while(|part| part.starts_with(root));
+    way_up.filter_map(FsPath::parent).try_for_each(sync_folder)?;
+    settled.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
+    Ok(())
 }
 
 fn sync_folder(folder: &FsPath) -> io::Result<()> {
@@ -129,7 +152,6 @@ fn place(
     create: bool,
 ) -> object_store::Result<()> {
     let folder = target.parent().unwrap_or(FsPath::new("."));
-    make_folders(folder).map_err(generic)?;
     let pass = |name| failpoint::reached(name).map_err(io::Error::other);
     let written = write_staged(staging, payload).and_then(|()| pass("upload.before_link"));
     let moved = written.and_then(|()| {
@@ -142,6 +164,8 @@ fn place(
     match moved {
         Ok(()) => pass("upload.after_link").and_then(|()| sync_folder(folder)).map_err(generic),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // It may be our own, of a try that ended before its sync, and then it will count.
+            sync_folder(folder).map_err(generic)?;
             Err(object_store::Error::AlreadyExists {
                 path: target.display().to_string(),
                 source: Box::new(error),
@@ -175,7 +199,10 @@ impl Layer for DurableLocalStore {
         };
         let target = self.fs_path(at)?;
         let staging = self.staging_path(&target);
+        let (root, settled) = (self.root.clone(), Arc::clone(&self.settled));
         blocking(move || {
+            let folder = target.parent().unwrap_or(&root);
+            settle_folder(folder, &root, &settled).map_err(generic)?;
             place(&staging, &target, &body, create)?;
             Ok(PutResult { e_tag: None, version: None })
         })

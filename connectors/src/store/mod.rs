@@ -23,7 +23,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tidemill_contract::{Error, Result};
 
-pub use durable::DurableLocalStore;
+pub use durable::{DurableLocalStore, make_folders};
 pub use guard::guard;
 pub use layer::{Layer, Layered};
 pub use limits::StoreLimits;

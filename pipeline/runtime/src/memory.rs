@@ -54,10 +54,11 @@ fn machine_bytes() -> Option<usize> {
     kib.checked_mul(1024)
 }
 
-/// What the process holds in memory now.
+/// What the process holds in memory now; pages of the program's own file are not counted, the
+/// system takes them back when it needs them.
 fn resident_bytes() -> Option<usize> {
     let text = fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }

@@ -44,6 +44,14 @@ const BATCH_ROWS: usize = 1024;
 /// Stack of the thread that plans: planners are recursive.
 const STACK_BYTES: usize = 32 << 20;
 
+/// Most characters of the query engine's words that are passed on.
+const REASON_CHARS: usize = 500;
+/// What the query engine says of a regular expression it does not take.
+const PATTERN_REFUSED: &str = "Regular expression did not compile";
+
+/// Finds the job of a view.
+pub(crate) type Probe = dyn Fn(&str) -> Result<JobProbe> + Send + Sync;
+
 /// What a query may see and use.
 #[derive(Clone)]
 pub(crate) struct Scope {
@@ -53,7 +61,7 @@ pub(crate) struct Scope {
     /// Data files that are known to be whole.
     pub(crate) verified: Arc<VerifiedFiles>,
     /// Whom to ask for a view's rows.
-    pub(crate) probe: Arc<dyn Fn(&str) -> Result<JobProbe> + Send + Sync>,
+    pub(crate) probe: Arc<Probe>,
     pub(crate) memory: Arc<Memory>,
     /// Time the query may take.
     pub(crate) timeout: Duration,
@@ -176,8 +184,8 @@ fn session(scope: &Scope) -> Result<SessionContext> {
         .with_batch_size(BATCH_ROWS)
         .with_information_schema(false)
         .set_bool("datafusion.sql_parser.collect_spans", true);
-    let mut session = SessionContext::new_with_config_rt(config, runtime);
-    equip_session(&mut session)?;
+    let session = SessionContext::new_with_config_rt(config, runtime);
+    equip_session(&session)?;
     view::register_bucket(&session, &scope.store)?;
     Ok(session)
 }
@@ -232,13 +240,25 @@ fn failed(error: DataFusionError) -> Error {
     match root {
         DataFusionError::ResourcesExhausted(_) => {
             Error::invalid("TM603", "the query needs more memory than it may have")
-                .because(root.strip_backtrace())
+                .because(shortened(&root.strip_backtrace()))
                 .help("select fewer rows or groups, or register it as a view")
         }
         DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => {
             Error::unavailable("TM530", "the bucket cannot be read").because(root.strip_backtrace())
         }
-        DataFusionError::Internal(_) => Error::internal(root.strip_backtrace()),
-        _ => Error::invalid("TM601", root.strip_backtrace()),
+        // A pattern that is too large is the user's, whatever it is wrapped in.
+        DataFusionError::Internal(text) if !text.contains(PATTERN_REFUSED) => {
+            Error::internal(root.strip_backtrace())
+        }
+        _ => Error::invalid("TM601", shortened(&root.strip_backtrace())),
     }
+}
+
+/// What the words begin with: they may quote a pattern of any length.
+fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(REASON_CHARS).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
 }

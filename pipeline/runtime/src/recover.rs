@@ -101,14 +101,14 @@ async fn take_over(
     let (mut ledger, commit) = Ledger::open(Store::clone(store), job, writer).await?;
     failpoint::reached("recover.opened")?;
     let newest = commit.as_ref().map_or(0, |commit| commit.epoch);
+    if claimant.has_lost(commit.as_ref()) {
+        return Err(lost(job, newest));
+    }
     let tables = check_tables(store, job, views, newest).await;
     if tables.is_err() && is_fenced(ledger.check_newest().await)? {
         return Ok(None);
     }
     tables?;
-    if claimant.has_lost(commit.as_ref()) {
-        return Err(lost(job, newest));
-    }
     let Some(commit) = commit else {
         return Ok(Some(Recovered { ledger, commit: None, state: None }));
     };

@@ -379,14 +379,9 @@ struct Saved<'a> {
     chunks: &'a [u8],
 }
 
-/// Gives the numbers of the group's parts.
-fn restore_group(
-    group: &mut Group,
-    saved: &GroupHeader,
-    bytes: &Saved<'_>,
-    last_part: &mut u64,
-) -> Result<Vec<Option<u64>>> {
-    // Aggregates of dropped queries are left out; all others must be there.
+/// For each aggregate of the group the state columns that hold it. Those of dropped queries are left
+/// out; all others must be there.
+fn state_columns(group: &Group, saved: &GroupHeader) -> Result<Vec<Range<usize>>> {
     let mut columns = Vec::with_capacity(group.store.aggregates.len());
     for aggregate in &group.store.aggregates {
         let mut first = 1;
@@ -398,6 +393,17 @@ fn restore_group(
         let (_, range) = found.ok_or_else(|| corrupt("the aggregates differ"))?;
         columns.push(range);
     }
+    Ok(columns)
+}
+
+/// Gives the numbers of the group's parts.
+fn restore_group(
+    group: &mut Group,
+    saved: &GroupHeader,
+    bytes: &Saved<'_>,
+    last_part: &mut u64,
+) -> Result<Vec<Option<u64>>> {
+    let columns = state_columns(group, saved)?;
     group.closed = saved.closed;
     for client in &mut group.clients {
         client.counters = saved.queries.get(&client.query).copied().unwrap_or_default();

@@ -90,7 +90,7 @@ pub(crate) fn run(catalog: &Catalog, rows: &RecordBatch, delivery: &Delivery) ->
         let low = marks.iter().min().copied().unwrap_or(Watermark::MIN);
         collect(&mut output, engine.advance(low).expect("advance"));
         pushes += 1;
-        if pushes == delivery.restore_after && delivery.seed % 2 == 0 {
+        if pushes == delivery.restore_after && delivery.seed.is_multiple_of(2) {
             let state = engine.snapshot().expect("snapshot");
             engine = build();
             engine.restore(&state).expect("restore");

@@ -10,6 +10,9 @@ use tidemill_sql::engine::Engine;
 use crate::oracle::canonical;
 use crate::stream::{Delivery, catalog, random_rows, run};
 
+/// The exact value of an expression over one integer.
+type Exact = fn(i128) -> i128;
+
 #[test]
 fn a_sum_beyond_64_bits_is_exact() {
     let view = "CREATE MATERIALIZED VIEW v AS SELECT window_start, sum(big) AS total, \
@@ -67,7 +70,7 @@ fn run_big(view: &str, values: &[i64]) -> Result<Vec<String>, String> {
 fn integer_arithmetic_is_exact_or_an_error() {
     // What 128 bits say, which no 64-bit operation can overflow.
     let edge = [i64::MIN, i64::MIN + 1, -3_037_000_500, -2, -1, 0, 1, 2, 3_037_000_500, i64::MAX];
-    let cases: [(&str, fn(i128) -> i128); 6] = [
+    let cases: [(&str, Exact); 6] = [
         ("big + 1", |big| big + 1),
         ("big - 1", |big| big - 1),
         ("big * big", |big| big * big),

@@ -225,6 +225,13 @@ impl Results {
         assert!(self.selects.lines().count() > rows / 20, "{}", self.selects);
     }
 
+    /// With the counters of another result: a query that failed has left its job, and with it
+    /// the counters that are compared.
+    pub(super) fn with_counters_of(mut self, other: &Self) -> Self {
+        self.counters.clone_from(&other.counters);
+        self
+    }
+
     /// Where two results differ, in words.
     pub(super) fn difference(&self, other: &Self) -> Option<String> {
         let mut found = String::new();

@@ -85,6 +85,7 @@ fn windowed(call: &str) -> String {
 }
 
 /// Statements that are refused before anything is planned: `TM1xx` and `TM2xx`.
+#[expect(clippy::too_many_lines, reason = "a table of statements")]
 fn refused() -> Vec<String> {
     let numbers = |count: usize| vec!["1"; count].join(", ");
     let columns = |count: usize| (0..count).map(|n| format!("id AS c{n}")).collect::<Vec<_>>();
@@ -111,7 +112,7 @@ fn refused() -> Vec<String> {
         format!("SELECT id FROM v ORDER BY {}", vec!["id"; 600].join(", ")),
         "SELECT count(*) FROM v GROUP BY CUBE(id, n, id + 1, id + 2, id + 3, id + 4, id + 5)"
             .into(),
-        format!("SELECT count(*) FROM v GROUP BY {}", vec!["ROLLUP(id, n)"; 5].join(", ")),
+        format!("SELECT count(*) FROM v GROUP BY {}", ["ROLLUP(id, n)"; 5].join(", ")),
         format!("SELECT count(*) FROM v GROUP BY GROUPING SETS ({})", vec!["(id)"; 65].join(", ")),
         format!("SELECT * FROM {}", vec!["v"; 200].join(", ")),
         format!("SELECT * FROM v {}", "JOIN v USING (id) ".repeat(70)),
@@ -209,7 +210,7 @@ fn stopped() -> Vec<String> {
         "SELECT ts FROM (SELECT window_start + INTERVAL '2000000000' YEAR AS ts FROM v)".into(),
         "SELECT regexp_like(name, '((a{1,100}){1,100}){1,100}') FROM v".into(),
         "SELECT regexp_like(name, repeat('(', 5000)) FROM v".into(),
-        "SELECT count(*) FROM v a, v b, v c".into(),
+        "SELECT count(DISTINCT a.id + b.id + c.id) FROM v a, v b, v c".into(),
         "SELECT a.name, b.name FROM v a, v b".into(),
         "SELECT a.name, b.name FROM v a, v b ORDER BY 1, 2".into(),
         "SELECT a.id, b.id, count(*) FROM v a, v b GROUP BY a.id, b.id".into(),
@@ -228,10 +229,7 @@ async fn error_of(pipeline: &Pipeline, sql: &str) -> Error {
     let answered = tokio::time::timeout(TIMEOUT * 10, pipeline.execute(sql)).await;
     let took = started.elapsed();
     let outcome = answered.unwrap_or_else(|_| panic!("no answer: {shown}"));
-    let error = match outcome {
-        Err(error) => error,
-        Ok(_) => panic!("not refused: {shown}"),
-    };
+    let Err(error) = outcome else { panic!("not refused: {shown}") };
     assert!(took < TIMEOUT + Duration::from_secs(1), "{took:?}: {shown}: {error}");
     assert!(!error.code.starts_with("TM9"), "{shown}: {error}");
     let long = error.to_string().len();

@@ -64,8 +64,17 @@ fn places(file: &Path, most: usize) -> Vec<usize> {
 
 /// A whole start on the damaged bucket: the job ends and names the object.
 async fn refused(bucket: &Bucket, object: &str) {
-    let pipeline = Pipeline::open(settings(&bucket.data)).await.unwrap();
-    pipeline.start().await.unwrap();
+    let pipeline = match Pipeline::open(settings(&bucket.data)).await {
+        Ok(pipeline) => pipeline,
+        Err(error) => {
+            assert!(error.message.contains(object), "{object}: {error}");
+            return;
+        }
+    };
+    if let Err(error) = pipeline.start().await {
+        assert!(error.message.contains(object), "{object}: {error}");
+        return pipeline.stop().await.unwrap();
+    }
     let deadline = Instant::now() + Duration::from_secs(30);
     let error = loop {
         assert!(Instant::now() < deadline, "{object}: the job does not end");

@@ -73,7 +73,7 @@ const PHASES: &[&str] = &["ingest", "upload", "commit", "publish", "recover"];
 /// Of a hundred kills, how many must meet each.
 const SHARE_MIN: usize = 5;
 /// Longest wait for a point that a kill is steered to; then the process is killed where it is.
-const STEERING: Duration = Duration::from_secs(3);
+const STEERING: Duration = Duration::from_secs(15);
 
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +101,17 @@ const LONG: Size = Size {
     graceful: 15,
     steered: 35,
 };
+
+impl Size {
+    /// The same with as many kills as `TIDEMILL_KILLS` says, and events in proportion: for machines
+    /// that have other things to do.
+    fn scaled(self) -> Self {
+        let asked = std::env::var("TIDEMILL_KILLS").ok();
+        let Some(kills) = asked.and_then(|text| text.parse::<u64>().ok()) else { return self };
+        let events = self.events / i64::try_from(self.kills).unwrap();
+        Self { kills, events: events * i64::try_from(kills).unwrap(), ..self }
+    }
+}
 
 /// Where the kills met the process.
 #[derive(Debug, Default)]
@@ -217,7 +228,7 @@ impl Loop {
             failpoint::ALL.iter().copied().filter(|name| name.starts_with(&prefix)).collect();
         let chosen = self.below(points.len() as u64);
         let point = points[usize::try_from(chosen).unwrap()];
-        let hit = if prefix == "recover." { 1 } else { 1 + self.below(3) };
+        let hit = if prefix == "recover." { 1 } else { 1 + self.below(2) };
         let mut victim = self.start().spawn(&format!("{point}=hang@{hit}"));
         let is_there = victim.await_hang(STEERING);
         let met = victim.kill();
@@ -245,7 +256,7 @@ impl Loop {
 
 #[test]
 fn every_row_counts_once_however_often_it_is_killed() {
-    let size = if super::is_long() { LONG } else { SHORT };
+    let size = if super::is_long() { LONG.scaled() } else { SHORT };
     let started = Instant::now();
     let mut state = Loop::new(size);
     while state.tally.kills < usize::try_from(size.kills).unwrap() {

@@ -146,7 +146,7 @@ impl Service {
     }
 
     fn is_fenced(&self) -> bool {
-        self.said().contains("state=\"fenced\"")
+        self.said().lines().any(|line| line.contains("job ends") && line.contains("TM702"))
     }
 
     /// The kernel says that every thread stands still.

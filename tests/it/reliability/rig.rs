@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tidemill_connectors::format::json;
 use tidemill_connectors::log::kafka::{KafkaLog, KafkaWriter};
 use tidemill_connectors::store::{Store, StoreLimits, open};
-use tidemill_contract::{LogWriter, PartitionId, ProduceRecord, RawRecord};
+use tidemill_contract::{ErrorKind, LogWriter, PartitionId, ProduceRecord, RawRecord};
 use tidemill_runtime::ledger::read_commit;
 use tidemill_runtime::{JobStatus, Pipeline, Settings, StatementResult};
 
@@ -221,10 +221,22 @@ async fn sink_ids(log: &KafkaLog) -> Vec<i64> {
     ids
 }
 
+/// Asks until there is an answer: a query meets the faults, too, and says so.
+async fn answer(pipeline: &Pipeline, sql: &str) -> Vec<StatementResult> {
+    let started = Instant::now();
+    loop {
+        match pipeline.execute(sql).await {
+            Ok(results) => return results,
+            Err(error) if error.kind == ErrorKind::Unavailable && started.elapsed() < PATIENCE => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 /// The rows of a query, their values separated by commas.
 async fn rows(pipeline: &Pipeline, sql: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    for result in pipeline.execute(sql).await.unwrap() {
+    for result in answer(pipeline, sql).await {
         let StatementResult::Rows { batches, schema } = result else { continue };
         for line in batches.iter().flat_map(|batch| json::encode(batch).unwrap()) {
             let row: serde_json::Value = serde_json::from_slice(&line).unwrap();

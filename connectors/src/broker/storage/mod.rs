@@ -113,7 +113,13 @@ impl Storage {
     /// Opens the data directory, recovers it and starts the log thread. Blocks.
     pub(super) fn open(config: &BrokerConfig) -> Result<(Self, StorageThread)> {
         let root = &config.data_dir;
-        fs::create_dir_all(root).map_err(|error| files::failed("create", root, &error))?;
+        // Whatever is acknowledged is in there: its own entry must be durable too, whoever made it.
+        crate::store::make_folders(root)
+            .and_then(|()| match root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                Some(parent) => files::sync_dir(parent),
+                None => Ok(()),
+            })
+            .map_err(|error| files::failed("create", root, &error))?;
         let lock = lock(config)?;
         let tables = TablesRef::default();
         let catalog = Catalog::open(config, &tables.topics)?;

@@ -57,23 +57,31 @@ impl Run<'_> {
         self.guard.state_bytes = usage.iter().map(|usage| usage.bytes).sum();
         let (all, others) = memory.note_state(&self.config.name, self.guard.state_bytes);
         let limit = memory.state_limit();
-        // The job with the largest state gives way, unless it does not: it may be paused.
-        let is_another = self.guard.state_bytes < others && all <= limit + limit / 4;
+        // The job with the largest state gives way, unless it does not (it may be paused); those
+        // with little never do: nothing would be won.
+        let own = self.guard.state_bytes;
+        let is_another = own < others && (all <= limit + limit / 4 || own < limit / 8);
         if all <= limit || is_another {
             return Ok(());
         }
-        match usage.into_iter().max_by_key(|usage| usage.bytes) {
-            Some(largest) => Err(too_much(&largest, all, limit)),
-            None => Ok(()),
+        let Some(largest) = usage.into_iter().max_by_key(|usage| usage.bytes) else {
+            return Ok(());
+        };
+        for query in &largest.queries {
+            self.blame.query(query);
         }
+        Err(too_much(&largest, all, limit))
     }
 }
+
+/// The state of a query was too large: trying again would make it as large again.
+pub(super) const TOO_MUCH_STATE: &str = "TM342";
 
 fn too_much(largest: &Usage, all: usize, limit: usize) -> Error {
     let mib = |bytes: usize| bytes.div_ceil(1 << 20);
     let queries = largest.queries.join("', '");
     let (own, all, limit) = (mib(largest.bytes), mib(all), mib(limit));
-    Error::invalid("TM342", format!("the state of '{queries}' does not fit into memory"))
+    Error::invalid(TOO_MUCH_STATE, format!("the state of '{queries}' does not fit into memory"))
         .because(format!(
             "it has {own} MiB, all states {all} MiB, and they may have {limit} MiB, \
              an eighth of memory.budget"

@@ -6,6 +6,7 @@
 //! | some of its queries, or the places they deliver to | they leave for a job of their own (`isolate`), the others go on |
 //! | a broker, the bucket: does not answer | tried again for ever, `degraded` |
 //! | everything else | tried again [`TRIES_MAX`] times without a commit, then `parked` |
+//! | the state of a query does not fit into memory | `parked` at once: it would grow as large again |
 //! | the log or the bucket is damaged | `parked` at once: only a person can help |
 //! | another process has the job | it ends, `fenced` |
 //!
@@ -25,6 +26,7 @@ use super::{
     blame::Legacy,
     control::Change,
     isolate::isolate,
+    memory::TOO_MUCH_STATE,
     run::{End, Run},
 };
 use crate::{patience, recover::Claimant};
@@ -109,6 +111,7 @@ fn verdict(error: &Error, tries: u32) -> Verdict {
         ErrorKind::Fenced => Verdict::End,
         ErrorKind::Unavailable => Verdict::TryAgain,
         ErrorKind::Corrupt => Verdict::Park,
+        _ if error.code == TOO_MUCH_STATE => Verdict::Park,
         _ if tries < TRIES_MAX => Verdict::TryAgain,
         _ => Verdict::Park,
     }

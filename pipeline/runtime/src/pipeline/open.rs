@@ -91,7 +91,7 @@ impl Pipeline {
 }
 
 fn create_data_dir(folder: &Path) -> Result<std::path::PathBuf> {
-    std::fs::create_dir_all(folder)
+    store::make_folders(folder)
         .and_then(|()| folder.canonicalize())
         .map_err(|error| unusable(folder, &error))
 }

@@ -208,7 +208,7 @@ fn replaced(args: &[ColumnarValue], rows: usize) -> u64 {
     let [text, from, to] = args else { return 0 };
     let each = lengths(text, rows).into_iter().zip(lengths(from, rows)).zip(lengths(to, rows));
     each.map(|((text, from), to)| {
-        let matches = if from == 0 { text + 1 } else { text / from };
+        let matches = text.checked_div(from).unwrap_or(text + 1);
         matches.saturating_mul(to).saturating_add(text)
     })
     .fold(0, u64::saturating_add)

@@ -12,7 +12,8 @@ mod sum;
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::execution::{FunctionRegistry, SessionStateDefaults, context::SessionContext};
+use datafusion::execution::context::{SessionContext, SessionState};
+use datafusion::execution::{FunctionRegistry, SessionStateDefaults};
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 use super::run_error;
@@ -57,13 +58,20 @@ pub(crate) fn wide_sum() -> Arc<AggregateUDF> {
 ///
 /// # Errors
 /// If DataFusion refuses one of them.
-pub fn equip_session(session: &mut SessionContext) -> tidemill_contract::Result<()> {
+pub fn equip_session(session: &SessionContext) -> tidemill_contract::Result<()> {
+    let state = session.state_ref();
+    let mut state = state.write();
     for name in LEFT_OUT {
-        // A name this version does not know is as good as removed.
-        let _unknown = session.deregister_udf(name).is_err();
-        session.deregister_udtf(name);
+        session_function(&mut state, name).map_err(|error| run_error(&error))?;
     }
-    equip(session).map_err(|error| run_error(&error))
+    equip(&mut *state).map_err(|error| run_error(&error))
+}
+
+/// Takes a function out of a session, by whatever name.
+fn session_function(state: &mut SessionState, name: &str) -> Result<()> {
+    state.deregister_udf(name)?;
+    state.deregister_udtf(name)?;
+    Ok(())
 }
 
 fn equip(registry: &mut dyn FunctionRegistry) -> Result<()> {
