@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, Notify};
 use crate::{
     job::JobEnvironment,
     memory::Memory,
-    query::VerifiedFiles,
+    query::{VerifiedFiles, Workers},
     settings::Settings,
     status::{Board, Status},
     supervisor::Supervisor,
@@ -64,6 +64,8 @@ pub struct Pipeline {
     verified: Arc<VerifiedFiles>,
     board: Arc<Board>,
     memory: Arc<Memory>,
+    /// Where ad-hoc queries run.
+    workers: Workers,
     writer: String,
     /// Told when queries left a job.
     parted: Arc<Notify>,

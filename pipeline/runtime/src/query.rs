@@ -9,6 +9,7 @@
 mod quarantined;
 mod verify;
 mod view;
+mod workers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,6 +37,7 @@ use tidemill_sql::{
 use crate::{job::JobProbe, memory::Memory, pipeline::StatementResult};
 
 pub(crate) use verify::VerifiedFiles;
+pub(crate) use workers::Workers;
 
 /// Cores one query may use: the jobs need some too.
 const PARTITIONS: usize = 2;
@@ -63,6 +65,8 @@ pub(crate) struct Scope {
     /// Whom to ask for a view's rows.
     pub(crate) probe: Arc<Probe>,
     pub(crate) memory: Arc<Memory>,
+    /// Where the query runs.
+    pub(crate) workers: tokio::runtime::Handle,
     /// Time the query may take.
     pub(crate) timeout: Duration,
 }
@@ -71,9 +75,9 @@ pub(crate) struct Scope {
 /// stopped at its next step, and nobody waits for that.
 pub(crate) async fn select(scope: &Scope, query: &SelectQuery) -> Result<StatementResult> {
     let (scope, query) = (scope.clone(), query.clone());
-    let timeout = scope.timeout;
+    let (timeout, workers) = (scope.timeout, scope.workers.clone());
     let mut work = tokio::task::JoinSet::new();
-    work.spawn(async move { Box::pin(run(&scope, &query)).await });
+    work.spawn_on(async move { Box::pin(run(&scope, &query)).await }, &workers);
     // Dropping the set aborts the work.
     match tokio::time::timeout(timeout, work.join_next()).await {
         Ok(Some(Ok(result))) => result,

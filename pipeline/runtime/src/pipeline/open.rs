@@ -16,7 +16,7 @@ use tidemill_contract::{Error, Result};
 use tokio::sync::Mutex;
 
 use super::{Pipeline, State, registry::CatalogState};
-use crate::{memory::Memory, settings::Settings, status::Board};
+use crate::{memory::Memory, query::Workers, settings::Settings, status::Board};
 
 /// Name of the lock file in the data folder.
 const LOCK_FILE: &str = "lock";
@@ -83,6 +83,7 @@ impl Pipeline {
             verified: Arc::default(),
             board: Arc::new(Board::default()),
             memory,
+            workers: Workers::start()?,
             writer,
             parted: Arc::default(),
             state: Arc::new(Mutex::new(State { catalog, supervisor: None })),

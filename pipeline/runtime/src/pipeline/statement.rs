@@ -40,6 +40,7 @@ impl Pipeline {
                     verified: Arc::clone(&self.verified),
                     probe: Arc::new(probes),
                     memory: Arc::clone(&self.memory),
+                    workers: self.workers.handle(),
                     timeout: self.settings.query_timeout,
                 };
                 query::select(&scope, select).await
