@@ -178,7 +178,7 @@ fn a_job_with_much_state_is_back_soon_after_a_kill() {
 /// A commit shares the large parts of its state with earlier ones: a flipped bit in one of those
 /// is found when the job starts, and is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_part_of_the_state_is_named_and_nothing_is_committed() {
+async fn a_damaged_part_of_the_state_is_named_and_nothing_new_is_committed() {
     let folder = TempDir::new().unwrap();
     std::fs::create_dir(folder.path().join("in")).unwrap();
     std::fs::write(folder.path().join("much.sql"), SCRIPT).unwrap();
@@ -217,7 +217,10 @@ async fn a_damaged_part_of_the_state_is_named_and_nothing_is_committed() {
     };
     assert!(error.contains(&shared), "{error}");
     pipeline.stop().await.unwrap();
-    assert_eq!(newest(&bucket).unwrap().epoch, before.epoch);
+    // Taking the job over repeats the newest commit in another name; nothing else may follow.
+    let after = newest(&bucket).unwrap();
+    assert!(after.epoch <= before.epoch + 1, "{} after {}", after.epoch, before.epoch);
+    assert_eq!((after.state, after.partitions), (before.state, before.partitions));
 }
 
 /// Every row is in exactly one window, whatever was killed.
