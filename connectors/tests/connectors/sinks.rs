@@ -136,9 +136,16 @@ async fn many_commits_and_a_race_lose_nothing() {
     for outcome in futures::future::join_all(rivals).await {
         added += usize::from(outcome.unwrap().unwrap());
     }
-    assert_eq!(added, 1, "of rivals with one version, one adds");
+    assert!(added >= 1, "of rivals with one version, one adds");
     assert_eq!(delta::files(&store, view).await.unwrap().len(), 61);
     let logs = store::list(&store, &delta::location(view).join("_delta_log")).await.unwrap();
+    // Rivals that write the same bytes at the same moment are one: each hears that it is there.
+    let mut entries = 0;
+    for path in logs.iter().filter(|path| path.as_ref().ends_with(".json")) {
+        let entry = store::get(&store, path).await.unwrap().unwrap();
+        entries += usize::from(String::from_utf8_lossy(&entry).contains("\"b.parquet\""));
+    }
+    assert_eq!(entries, 1, "one entry of the log adds the file");
     assert!(logs.iter().any(|path| path.as_ref().ends_with(".checkpoint.parquet")), "{logs:?}");
 }
 
