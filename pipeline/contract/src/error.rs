@@ -105,3 +105,9 @@ impl Error {
         self
     }
 }
+
+/// What a caught panic said; empty if it said nothing that is text.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}

@@ -20,7 +20,7 @@ use std::{
 
 use futures::FutureExt;
 use tidemill_connectors::{failpoint, log::kafka::KafkaLog, store::Store};
-use tidemill_contract::{Error, ErrorKind, Result, Source, SourceSpec};
+use tidemill_contract::{Error, ErrorKind, Result, Source, SourceSpec, panic_text};
 use tokio::sync::watch;
 
 use crate::{
@@ -248,11 +248,7 @@ impl Feed {
 }
 
 fn panicked(source: &str, panic: &(dyn std::any::Any + Send)) -> Error {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_default();
+    let text = panic_text(panic);
     Error::internal(format!("the feed of source '{source}' panicked: {text}"))
 }
 

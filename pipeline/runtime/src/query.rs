@@ -27,7 +27,7 @@ use datafusion::{
 };
 use futures::StreamExt;
 use tidemill_connectors::{log::kafka::KafkaLog, store::Store};
-use tidemill_contract::{Error, ErrorKind, Result};
+use tidemill_contract::{Error, ErrorKind, Result, panic_text};
 use tidemill_sql::{
     catalog::Catalog,
     parse::{SelectQuery, closest},
@@ -82,18 +82,13 @@ pub(crate) async fn select(scope: &Scope, query: &SelectQuery) -> Result<Stateme
     match tokio::time::timeout(timeout, work.join_next()).await {
         Ok(Some(Ok(result))) => result,
         Ok(Some(Err(error))) if error.is_panic() => {
-            Err(Error::internal("the query panicked").because(panic_text(error.into_panic())))
+            Err(Error::internal("the query panicked").because(panic_text(&*error.into_panic())))
         }
         Ok(_) => Err(Error::internal("the query was stopped")),
         Err(_) => Err(Error::invalid("TM602", "the query took too long and was stopped")
             .because(format!("a query may take {} s", timeout.as_secs_f32()))
             .help("narrow it down, register it as a view, or raise query.timeout")),
     }
-}
-
-fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 async fn run(scope: &Scope, query: &SelectQuery) -> Result<StatementResult> {

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
-use tidemill_contract::{Error, ErrorKind};
+use tidemill_contract::{Error, ErrorKind, panic_text};
 
 /// Work of some queries failed. Unless [`Fault::is_harmless`], the engine is of no use any more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,11 +98,8 @@ pub(super) fn caught<T, E: Into<Fault>>(work: impl FnOnce() -> Result<T, E>) -> 
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(outcome) => outcome.map_err(Into::into),
         Err(panic) => {
-            let text = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned());
-            let reason = text.unwrap_or_else(|| "no reason is given".to_owned());
+            let text = panic_text(&*panic);
+            let reason = if text.is_empty() { "no reason is given".to_owned() } else { text };
             Err(Fault { queries: Vec::new(), panicked: true, reason, place: None })
         }
     }

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidemill_contract::{Error, ErrorKind, Result};
+use tidemill_contract::{Error, ErrorKind, Result, panic_text};
 
 use super::{
     Control, JobConfig, JobEnvironment,
@@ -121,11 +121,7 @@ fn verdict(error: &Error, tries: u32) -> Verdict {
 fn guarded<T>(job: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     // Everything an incarnation changed in memory is dropped with it.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_default();
+        let text = panic_text(&*panic);
         Err(Error::internal(format!("job '{job}' panicked: {text}")))
     })
 }
