@@ -3,22 +3,26 @@
 //! Why: object_store 0.13 writes local files without fsync, so a power cut could take back a
 //! commit it had acknowledged. Here an object is written to a hidden file beside its place,
 //! synced, moved in with one atomic step (a hard link for a conditional create, a rename
-//! otherwise), and the folder is synced. It never shows a half-written object.
+//! otherwise), and the folder is synced. A folder is also synced before the first object in it is
+//! read: a process that was killed between the move and the sync leaves an object that a reader
+//! would count on and a power cut take. It never shows a half-written object.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
+    CopyOptions, GetOptions, GetResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
 };
 use tidemill_contract::Error;
 
@@ -35,6 +39,8 @@ pub struct DurableLocalStore {
     staged: AtomicU64,
     /// Folders whose own entries are known to be synced, up to the root.
     settled: Arc<Mutex<BTreeSet<PathBuf>>>,
+    /// Folders whose content was synced since this store was opened.
+    seen: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl fmt::Display for DurableLocalStore {
@@ -58,7 +64,13 @@ impl DurableLocalStore {
         let inner = LocalFileSystem::new_with_prefix(&absolute).map_err(|e| fail(e.to_string()))?;
         // Staged names must differ between processes and between restarts of one.
         let seed = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
-        Ok(Self { inner, root: absolute, staged: AtomicU64::new(seed), settled: Arc::default() })
+        Ok(Self {
+            inner,
+            root: absolute,
+            staged: AtomicU64::new(seed),
+            settled: Arc::default(),
+            seen: Arc::default(),
+        })
     }
 
     /// A hidden name beside the target: `#` and digits, which listings leave out.
@@ -71,6 +83,29 @@ impl DurableLocalStore {
 
     fn fs_path(&self, location: &Path) -> object_store::Result<PathBuf> {
         self.inner.path_to_filesystem(location)
+    }
+
+    /// Before what is in the object's folder can be relied on.
+    async fn sync_before_read(&self, location: &Path) -> object_store::Result<()> {
+        let path = self.fs_path(location)?;
+        let folder = path.parent().unwrap_or(&self.root).to_owned();
+        if self.seen.lock().unwrap_or_else(PoisonError::into_inner).contains(&folder) {
+            return Ok(());
+        }
+        let (root, settled) = (self.root.clone(), Arc::clone(&self.settled));
+        let seen = Arc::clone(&self.seen);
+        blocking(move || {
+            // There is nothing to read yet.
+            if !folder.is_dir() {
+                return Ok(());
+            }
+            settle_folder(&folder, &root, &settled)
+                .and_then(|()| sync_folder(&folder))
+                .map_err(generic)?;
+            seen.lock().unwrap_or_else(PoisonError::into_inner).insert(folder);
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -207,6 +242,20 @@ impl Layer for DurableLocalStore {
             Ok(PutResult { e_tag: None, version: None })
         })
         .await
+    }
+
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        self.sync_before_read(at).await?;
+        self.inner.get_opts(at, options).await
+    }
+
+    async fn get_ranges(
+        &self,
+        at: &Path,
+        ranges: &[Range<u64>],
+    ) -> object_store::Result<Vec<Bytes>> {
+        self.sync_before_read(at).await?;
+        self.inner.get_ranges(at, ranges).await
     }
 
     async fn put_multipart_opts(

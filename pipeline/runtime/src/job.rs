@@ -75,6 +75,8 @@ pub(crate) struct JobEnvironment {
     pub(crate) clean: CleanSettings,
     /// Wait before the second try of what failed; it doubles from there.
     pub(crate) retry_interval: Duration,
+    /// Small files of a table that are worth putting together.
+    pub(crate) compact_files: usize,
     /// Told when queries left a job: there is another job to be started.
     pub(crate) parted: Arc<Notify>,
     /// The executor commits and look-ups run on.

@@ -115,6 +115,7 @@ impl Pipeline {
             },
             clean: self.settings.clean,
             retry_interval: self.settings.retry_interval,
+            compact_files: self.settings.compact_files.max(2),
             parted: Arc::clone(&self.parted),
             executor: tokio::runtime::Handle::current(),
         }

@@ -53,6 +53,8 @@ pub struct Settings {
     pub query_timeout: Duration,
     /// Wait before a job that failed is tried again; it doubles with each try.
     pub retry_interval: Duration,
+    /// Small files of a table that are put together into one when there are so many.
+    pub compact_files: usize,
 }
 
 impl Default for Settings {
@@ -73,6 +75,7 @@ impl Default for Settings {
             memory_budget: default_budget(),
             query_timeout: Duration::from_secs(30),
             retry_interval: Duration::from_secs(1),
+            compact_files: 16,
         }
     }
 }

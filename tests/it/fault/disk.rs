@@ -302,13 +302,21 @@ impl State {
     }
 }
 
-/// One line of a trace: `<seconds> <call>(<arguments>) = <result> <<duration>>`.
+/// One line of a trace: `<seconds> <call>(<arguments>) = <result> <<duration>>`, or `… = ?` for a
+/// call in which the process was killed: the system finishes what it has begun, a sync never
+/// returned.
 fn parse(line: &str, root: &Path) -> Option<Event> {
     let (seconds, rest) = line.split_once(' ')?;
     let begin = micros(seconds)?;
-    let (rest, duration) = rest.strip_suffix('>')?.rsplit_once(" <")?;
-    let (call, result) = rest.rsplit_once(" = ")?;
-    let result: i64 = result.split(['<', ' ']).next()?.parse().ok()?;
+    let (call, result, duration) = match rest.strip_suffix(" = ?") {
+        Some(call) => (call, i64::MAX, 0),
+        None => {
+            let (rest, duration) = rest.strip_suffix('>')?.rsplit_once(" <")?;
+            let (call, result) = rest.rsplit_once(" = ")?;
+            let result: i64 = result.split(['<', ' ']).next()?.parse().ok()?;
+            (call, result, micros(duration)?)
+        }
+    };
     if result < 0 {
         return None;
     }
@@ -333,6 +341,7 @@ fn parse(line: &str, root: &Path) -> Option<Event> {
             let at = (name == "pwrite64").then(|| argument(3)?.parse().ok()).flatten();
             Call::Write { path: of_fd()?, fd: fd()?, at, bytes }
         }
+        "fsync" | "fdatasync" if result == i64::MAX => return None,
         "fsync" | "fdatasync" => Call::Sync { path: of_fd()? },
         "rename" | "link" => two(name, path(0)?, path(1)?),
         "renameat" | "renameat2" => two("rename", path(1)?, path(3)?),
@@ -348,7 +357,7 @@ fn parse(line: &str, root: &Path) -> Option<Event> {
             return None;
         }
     };
-    Some(Event { begin, end: begin + micros(duration)?, call })
+    Some(Event { begin, end: begin + duration, call })
 }
 
 fn two(name: &str, from: PathBuf, to: PathBuf) -> Call {

@@ -62,6 +62,8 @@ const CONFIG: &str = "
 commit_interval = \"10ms\"
 flush_interval = \"20ms\"
 flush_rows = 20
+[storage]
+compact_files = $COMPACT
 [kafka.properties]
 \"batch.size\" = \"30000\"
 \"fetch.message.max.bytes\" = \"30000\"
@@ -75,8 +77,8 @@ pub(super) struct Rig {
 }
 
 impl Rig {
-    /// Writes so many input files.
-    pub(super) fn new(units: usize) -> Self {
+    /// Writes so many input files; a table is compacted when it has so many files.
+    pub(super) fn new(units: usize, compact_files: usize) -> Self {
         let folder = TempDir::new().unwrap();
         let input = folder.path().join("in");
         fs::create_dir(&input).unwrap();
@@ -85,7 +87,8 @@ impl Rig {
         }
         let script = SCRIPT.replace("$IN", input.to_str().unwrap());
         fs::write(folder.path().join("job.sql"), script).unwrap();
-        fs::write(folder.path().join("tidemill.toml"), CONFIG).unwrap();
+        let config = CONFIG.replace("$COMPACT", &compact_files.to_string());
+        fs::write(folder.path().join("tidemill.toml"), config).unwrap();
         Self { folder }
     }
 

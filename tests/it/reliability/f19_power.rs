@@ -108,10 +108,13 @@ async fn register(url: &str) {
     }
 }
 
-/// The epoch that `/metrics` tells.
+/// The epoch of the view's job that `/metrics` tells.
 async fn epoch(url: &str) -> u64 {
     let text = get(&format!("{url}/metrics")).await.unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with(&format!("{}{{", metric::EPOCH)));
+    let is_job = |line: &&str| {
+        line.starts_with(&format!("{}{{", metric::EPOCH)) && line.contains("job=\"events\"")
+    };
+    let line = text.lines().find(is_job);
     line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or(0)
 }
 
@@ -172,7 +175,6 @@ async fn check(disk: &Disk, moment: u64, mut random: Random, known: Known) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "after some cuts the sink's topic lacks records of a published epoch; not explained yet"]
 async fn a_power_cut_takes_nothing_that_was_acknowledged() {
     let strace = Command::new("strace").arg("-V").output().is_ok_and(|out| out.status.success());
     if !strace {

@@ -91,8 +91,10 @@ impl Bench {
         }
         let (before, struck) = (self.rig.job().epoch, self.faults.struck());
         match op {
+            // An epoch has few creates and many reads, and one that fails ends it.
             Op::Create | Op::Get if fault != Fault::Flip => {
-                self.faults.chance(if is_long() { 100 } else { 250 }, Some(op), prefix, fault);
+                let per_mille = if op == Op::Get || is_long() { 100 } else { 250 };
+                self.faults.chance(per_mille, Some(op), prefix, fault);
             }
             // These are rare.
             _ => self.faults.next(epochs, Some(op), prefix, fault),

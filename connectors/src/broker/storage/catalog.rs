@@ -97,6 +97,8 @@ impl Catalog {
     pub(crate) fn open(config: &BrokerConfig, topics: &Topics) -> Result<Self> {
         let root = config.data_dir.clone();
         let path = root.join(CATALOG_FILE);
+        // The newest list may be of a process that was killed before it synced the folder.
+        files::sync_dir(&root).map_err(|error| failed("sync", &root, &error))?;
         let content = match files::read_json(&path)? {
             Some(content) => content,
             None if has_partitions(&root)? => {

@@ -3,7 +3,8 @@
 //! Closed segments were synced before the next one was created, so only their structure is walked;
 //! a break there is lost data and an error, never repaired silently. The last segment may end in
 //! bytes that were never acknowledged: every checksum in it is verified and the file is cut after
-//! the last whole batch.
+//! the last whole batch. What is kept is synced before anybody reads it: a process that was killed
+//! between a write and its sync leaves records that a reader would count on and a power cut take.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -67,6 +68,7 @@ pub(crate) fn open(dir: &Path, topic_id: &str) -> Result<Recovered> {
             "the directory of a partition is gone or belongs to another topic",
         ));
     };
+    files::sync_dir(dir).map_err(|error| failed("sync", dir, &error))?;
     let bases = segment_bases(dir)?;
     let Some(last) = bases.last().copied() else {
         return Err(missing(dir, "a partition has no segment file"));
@@ -147,7 +149,8 @@ fn recover_open(segment: &mut Segment, producers: &mut Producers) -> Result<()> 
         segment.note(&Stored::new(&header, header.base_offset, segment.bytes));
     }
     if segment.bytes == length {
-        return Ok(());
+        let synced = segment.file.sync_all();
+        return synced.map_err(|error| failed("sync", &segment.path, &error));
     }
     tracing::warn!(
         file = %segment.path.display(),

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tidemill_contract::{Error, Options, Result, SinkSpec};
 
 use super::{Delivery, SinkKind};
-use crate::{failpoint, format::json};
+use crate::{failpoint, format::json, store::make_folders};
 
 pub(super) const KIND: SinkKind = SinkKind {
     names: &["filesystem", "file"],
@@ -145,9 +145,10 @@ fn append(path: &Path, from_len: u64, bytes: &[u8]) -> Result<u64> {
     };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    let is_new = !path.exists();
-    if is_new {
-        std::fs::create_dir_all(folder).map_err(fail)?;
+    // Also if it is there: an earlier try may have ended before the file's name was durable.
+    let is_first = from_len == 0;
+    if is_first {
+        make_folders(folder).map_err(fail)?;
     }
     let file =
         OpenOptions::new().create(true).write(true).truncate(false).open(path).map_err(fail)?;
@@ -164,7 +165,7 @@ fn append(path: &Path, from_len: u64, bytes: &[u8]) -> Result<u64> {
     file.write_all_at(bytes, from_len).map_err(fail)?;
     failpoint::reached("publish.file_written")?;
     file.sync_all().map_err(fail)?;
-    if is_new {
+    if is_first {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail)?;
     }
     Ok(from_len + bytes.len() as u64)

@@ -27,7 +27,8 @@ impl Run<'_> {
             self.finish(done);
         }
         self.clean_tables();
-        let settings = CompactSettings::default();
+        let files_min = self.environment.compact_files;
+        let settings = CompactSettings { files_min, ..CompactSettings::default() };
         if self.compaction.is_none()
             && self.cleaning.is_none()
             && let Some(view) = self.tables.take_fragmented(settings.files_min)
@@ -37,6 +38,13 @@ impl Run<'_> {
             let work = async move { Box::pin(delta::compact(&store, &table, settings)).await };
             self.compaction =
                 Some(Compaction { view, task: self.environment.executor.spawn(work) });
+        }
+    }
+
+    /// Waits for a compaction under way, so that one that was worth beginning is not lost.
+    pub(super) fn finish_compaction(&mut self) {
+        if let Some(done) = self.compaction.take() {
+            self.finish(done);
         }
     }
 

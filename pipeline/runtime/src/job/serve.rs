@@ -92,6 +92,7 @@ impl Run<'_> {
         if !self.drained {
             self.commit_if_dirty(Flush::All)?;
         }
+        self.finish_compaction();
         self.tell();
         Ok(())
     }

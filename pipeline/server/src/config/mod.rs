@@ -82,6 +82,7 @@ pub const KEYS: &[Key] = &[
     key("storage.clean_interval", Kind::Duration, Some("1h"), "Time between two clean-ups of a job's tables: files nobody needs go."),
     key("storage.orphan_age", Kind::Duration, Some("24h"), "How long files of abandoned compactions and jobs stay."),
     key("storage.file_retention", Kind::Duration, Some("168h"), "How long files stay that a compaction replaced: readers of older table versions need them."),
+    key("storage.compact_files", Kind::Count, Some("16"), "Small files of a table that are put together into one when there are so many."),
     key("memory.budget", Kind::Bytes, None, "Memory the process stays within, at least 128 MiB; not set: half of the machine's or the container's."),
     key("query.timeout", Kind::Duration, Some("30s"), "Longest time an ad-hoc SELECT may take."),
     key("storage.try_timeout", Kind::Duration, Some("3s"), "Longest time of one try of a bucket operation, and a second more per MiB."),
@@ -193,6 +194,10 @@ impl Config {
                 .and_then(|rows| rows.parse().ok())
                 .unwrap_or(50_000),
             clean: self.clean()?,
+            compact_files: self
+                .get("storage.compact_files")
+                .and_then(|files| files.parse().ok())
+                .unwrap_or(16),
             retry_interval: parse_duration(self.get("state.retry_interval").unwrap_or("1s"))?,
         })
     }
