@@ -12,10 +12,12 @@ use tidemill_contract::{Error, ErrorKind, Micros, Result, SinkSpec, SourceSpec};
 use crate::alert::AlertProgram;
 use crate::engine::SourceProgram;
 use crate::parse::{
-    AlertSpec, CreateAlert, CreateSink, CreateSource, CreateView, Drop, InsertInto, ObjectKind,
-    Parsed, SelectQuery, Statement, closest,
+    AlertSpec, CreateAlert, CreateSink, CreateSource, CreateView, Drop, InsertInto, Late,
+    LateClause, ObjectKind, Parsed, SelectQuery, Statement, closest,
 };
 use crate::plan::{QueryPlan, Stream, nullable, plan_query};
+
+mod late;
 
 /// What a statement did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub struct RegisteredQuery {
     pub inputs: Vec<String>,
     /// Output columns.
     pub schema: SchemaRef,
+    /// What becomes of its late rows.
+    pub late: Late,
     /// Paused by the user.
     pub paused: bool,
     /// Text of its SELECT.
@@ -211,6 +215,7 @@ impl Catalog {
 
     /// True if the object is there already and that is fine.
     fn is_taken(&self, name: &str, if_not_exists: bool) -> Result<bool> {
+        self.check_late_name(name)?;
         match self.kind_of(name) {
             None => Ok(false),
             Some(_) if if_not_exists => Ok(true),
@@ -228,6 +233,7 @@ impl Catalog {
         if self.is_taken(&name, create.if_not_exists)? {
             return Ok(Applied::Unchanged);
         }
+        self.check_topic(&create.spec.options)?;
         let mut spec = create.spec.clone();
         let schema = SourceProgram::new(&spec)?.schema();
         for (column, field) in spec.columns.iter_mut().zip(schema.fields()) {
@@ -242,7 +248,7 @@ impl Catalog {
         if self.is_taken(&create.name, create.if_not_exists)? {
             return Ok(Applied::Unchanged);
         }
-        self.register(&create.name, Target::View, &create.query)?;
+        self.register(&create.name, Target::View, &create.query, &create.late)?;
         Ok(Applied::Created { kind: ObjectKind::View, name: create.name.clone() })
     }
 
@@ -251,7 +257,9 @@ impl Catalog {
         if self.is_taken(name, create.if_not_exists)? {
             return Ok(Applied::Unchanged);
         }
-        self.register(name, Target::Sink(create.spec.clone()), &create.query)?;
+        self.check_topic(&create.spec.options)?;
+        let target = Target::Sink(create.spec.clone());
+        self.register(name, target, &create.query, &LateClause::default())?;
         Ok(Applied::Created { kind: ObjectKind::Sink, name: name.clone() })
     }
 
@@ -276,12 +284,19 @@ impl Catalog {
         let plan = plan_query(&insert.query, self.streams()?)?;
         check_insert(&table, &plan)?;
         let spec = SinkSpec { name: name.clone(), options: table.options.clone() };
-        self.register(&name, Target::Sink(spec), &insert.query)?;
+        self.register(&name, Target::Sink(spec), &insert.query, &LateClause::default())?;
         Ok(Applied::Created { kind: ObjectKind::Sink, name })
     }
 
-    fn register(&mut self, name: &str, target: Target, query: &SelectQuery) -> Result<()> {
+    fn register(
+        &mut self,
+        name: &str,
+        target: Target,
+        query: &SelectQuery,
+        late: &LateClause,
+    ) -> Result<()> {
         let plan = plan_query(query, self.streams()?)?;
+        self.check_late(name, &plan, late)?;
         let root_source = match self.queries.get(&plan.input) {
             Some(view) => view.root_source.clone(),
             None => plan.input.clone(),
@@ -292,6 +307,7 @@ impl Catalog {
             root_source,
             inputs: vec![plan.input.clone()],
             schema: Arc::clone(&plan.schema),
+            late: late.late.clone(),
             paused: false,
             text: query.text.clone(),
             plan: Arc::new(plan),

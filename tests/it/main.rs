@@ -19,6 +19,7 @@ mod feed;
 mod isolation;
 mod job;
 mod lake;
+mod late;
 mod ledger;
 mod pass;
 mod reliability;

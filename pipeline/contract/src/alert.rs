@@ -24,6 +24,8 @@ pub enum AlertStatus {
     Firing,
     /// It held and holds no more.
     Resolved,
+    /// Late rows took an earlier event back, or found one that was missed.
+    Revised,
 }
 
 /// An alert transition as a CloudEvents 1.0 structured-mode JSON object.

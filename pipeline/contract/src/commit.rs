@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Micros, Watermark};
+use crate::{Micros, Watermark, WindowBounds};
 
 /// Progress in one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,23 @@ pub struct StagedFile {
     pub rows: u64,
     /// CRC32C of the whole file.
     pub crc32c: u32,
+}
+
+/// Windows of a view whose rows in the table are replaced with this commit: the publication takes
+/// the old rows out and puts the new ones, which are among [`Commit::files`], in. Files are found
+/// by the windows and not named here, because a compaction may move rows between files meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevisedTable {
+    /// View whose table it is.
+    pub view: String,
+    /// Column that holds the start of each row's window.
+    pub start_column: String,
+    /// Column that holds its end.
+    pub end_column: String,
+    /// The windows, ascending.
+    pub windows: Vec<WindowBounds>,
+    /// Rows these windows have in the table before.
+    pub rows: u64,
 }
 
 /// Records to append to topics or files after the commit.
@@ -102,6 +119,9 @@ pub struct Commit {
     pub shared_state: Vec<OutboxFile>,
     /// Parquet files that become part of their tables with this commit.
     pub files: Vec<StagedFile>,
+    /// Windows whose rows those files replace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revised: Vec<RevisedTable>,
     /// Records to publish after this commit: alerts, sinks, dead and late rows.
     pub outbox: Option<OutboxFile>,
     /// Where each outbox topic ended, per partition, when the publication before this one was

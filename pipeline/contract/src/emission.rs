@@ -1,4 +1,5 @@
-//! What an operator gives out: the finished rows of a view.
+//! What an operator gives out: the finished rows of a view, and later what late rows changed in
+//! them.
 
 use arrow_array::RecordBatch;
 
@@ -16,10 +17,18 @@ pub struct WindowBounds {
 }
 
 /// Why rows were emitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum EmissionKind {
-    /// The window closed (or the view is stateless): rows never change again.
+    /// The window closed (or the view is stateless). Only a view with `LATE REVISE` says more
+    /// about a closed window.
     Final,
+    /// Late rows changed a closed window: the rows take the place of those said last.
+    Revision {
+        /// All rows of the window as said last; may be empty.
+        before: RecordBatch,
+        /// Late rows that were added to the window since then.
+        late_rows: u64,
+    },
 }
 
 /// Rows of one view: all rows of one window, or a batch of a stateless view.
@@ -31,6 +40,6 @@ pub struct Emission {
     pub window: Option<WindowBounds>,
     /// Why.
     pub kind: EmissionKind,
-    /// The rows, in the query's output schema. Never empty.
+    /// The rows, in the query's output schema. Empty only in a revision that leaves none.
     pub rows: RecordBatch,
 }

@@ -18,7 +18,7 @@ pub mod time;
 
 pub use alert::{AlertEvent, AlertStatus, Severity};
 pub use batch::{EventBatch, RawBatch, RawRecord};
-pub use commit::{Commit, Origin, OutboxFile, PartitionProgress, Split, StagedFile};
+pub use commit::{Commit, Origin, OutboxFile, PartitionProgress, RevisedTable, Split, StagedFile};
 pub use emission::{Emission, EmissionKind, WindowBounds};
 pub use error::{Error, ErrorKind, Result, Span, panic_text};
 pub use log::{LogReader, LogWriter, PartitionId, ProduceRecord};

@@ -29,6 +29,7 @@ metrics! {
     ROWS_LATE, "tidemill_rows_late_total", "counter", ["job", "query"], "Rows with no open window left.";
     ROWS_FILTERED, "tidemill_rows_filtered_total", "counter", ["job", "query"], "Rows a WHERE clause dropped.";
     ROWS_COUNTED, "tidemill_rows_counted_total", "counter", ["job", "query"], "Rows that reached a result.";
+    ROWS_REVISED, "tidemill_rows_revised_total", "counter", ["job", "query"], "Rows counted in a window that had closed.";
     CONSERVATION_DRIFT, "tidemill_conservation_drift", "gauge", ["job"], "rows in - (counted + filtered + late + quarantined); always 0.";
     WATERMARK, "tidemill_watermark_seconds", "gauge", ["job"], "Event-time watermark, seconds since the epoch.";
     LAG_RECORDS, "tidemill_consumer_lag_records", "gauge", ["job"], "Records in the topic not yet read.";

@@ -10,7 +10,7 @@
 //! | out of the table since a Delta commit | that was longer ago than `file_retention` |
 //! | staged by this job for epoch N | N is published: the slot of N is taken, and not by this file |
 //! | staged by another job | it is older than `orphan_age`, and that job's newest commit does not name it |
-//! | written by a compaction | it is older than `orphan_age`: no compaction runs that long |
+//! | written by a compaction or a rewrite | it is older than `orphan_age`: neither runs that long |
 //! | not of our naming | never |
 //!
 //! It never touches commit records, state or outbox objects (`ledger` prunes those), and what it

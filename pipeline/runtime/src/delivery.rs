@@ -6,7 +6,7 @@
 //!
 //! | step | what keeps a second try from showing |
 //! |---|---|
-//! | 1. Delta tables | `txn(job, epoch)` in the table's log is read first |
+//! | 1. Delta tables, revised windows included | `txn(job, epoch)` in the table's log is read first |
 //! | 2. topics | ids at or above `Commit::topic_floor` are read back and skipped |
 //! | 3. files | the place of the epoch's bytes is known; the same bytes are written there |
 //!
@@ -189,12 +189,23 @@ impl Delivery {
                 tables.entry(&file.view).or_default().push(file.clone());
             }
         }
+        for table in &commit.revised {
+            if !self.skipped.contains(&Place::Table(table.view.clone())) {
+                tables.entry(&table.view).or_default();
+            }
+        }
         let outcomes: Vec<Option<(Place, Error)>> = stream::iter(tables)
             .map(|(view, files)| async move {
                 failpoint::reached("publish.before_table")?;
+                let store = &self.store;
                 // Boxed: the Delta client's futures are large.
-                let added = delta::add_files(&self.store, view, &files, app, version);
-                if let Err(error) = Box::pin(added).await {
+                let published = match commit.revised.iter().find(|table| table.view == view) {
+                    None => Box::pin(delta::add_files(store, view, &files, app, version)).await,
+                    Some(table) => {
+                        Box::pin(delta::revise_files(store, &files, table, app, version)).await
+                    }
+                };
+                if let Err(error) = published {
                     return Ok(Some((Place::Table(view.to_owned()), error)));
                 }
                 failpoint::reached("publish.after_table").map(|()| None)

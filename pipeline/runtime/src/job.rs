@@ -24,6 +24,7 @@ mod memory;
 mod open;
 mod parts;
 mod position;
+mod revise;
 mod run;
 mod serve;
 mod sink;
@@ -50,6 +51,7 @@ use crate::{
     writer::WriterSlot,
 };
 pub(crate) use control::{Control, ViewSnapshot};
+pub(crate) use revise::revisions_topic;
 pub(crate) use stall::{PartitionStall, Stall};
 pub(crate) use tables::FlushSettings;
 

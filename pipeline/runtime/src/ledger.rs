@@ -102,6 +102,7 @@ impl Ledger {
             state: None,
             shared_state: Vec::new(),
             files: Vec::new(),
+            revised: Vec::new(),
             outbox: None,
             topic_floor: std::collections::BTreeMap::new(),
             file_sink_bytes: std::collections::BTreeMap::new(),
@@ -165,8 +166,10 @@ impl Ledger {
     pub async fn take_over(&mut self, newest: &Commit, written_at: Micros) -> Result<Commit> {
         self.published = self.newest;
         let Commit { format, epoch, writer, generation, .. } = self.draft();
-        let (files, carried) = (Vec::new(), newest.clone());
-        let commit = Commit { format, epoch, writer, generation, written_at, files, ..carried };
+        // The tables have both: a second time the rows of revised windows would go and none come.
+        let (files, revised, carried) = (Vec::new(), Vec::new(), newest.clone());
+        let own = Commit { format, epoch, writer, generation, written_at, ..carried };
+        let commit = Commit { files, revised, ..own };
         self.commit(commit.clone()).await?;
         Ok(commit)
     }

@@ -30,11 +30,15 @@ use tidemill_connectors::{log::kafka::KafkaLog, store::Store};
 use tidemill_contract::{Error, ErrorKind, Result, panic_text};
 use tidemill_sql::{
     catalog::Catalog,
-    parse::{SelectQuery, closest},
+    parse::{Late, SelectQuery, closest},
     plan::{equip_session, plan_error},
 };
 
-use crate::{job::JobProbe, memory::Memory, pipeline::StatementResult};
+use crate::{
+    job::{self, JobProbe},
+    memory::Memory,
+    pipeline::StatementResult,
+};
 
 pub(crate) use verify::VerifiedFiles;
 pub(crate) use workers::Workers;
@@ -69,6 +73,11 @@ pub(crate) struct Scope {
     pub(crate) workers: tokio::runtime::Handle,
     /// Time the query may take.
     pub(crate) timeout: Duration,
+}
+
+/// The columns of a relation of late rows.
+pub(crate) fn late_schema() -> arrow::datatypes::SchemaRef {
+    quarantined::schema()
 }
 
 /// Runs a query to its end, but no longer than it may take: whatever still works for it then is
@@ -204,8 +213,18 @@ async fn register(scope: &Scope, session: &SessionContext, table: &TableReferenc
         && scope.catalog.source(source).is_some()
         && quarantined::KINDS.contains(&kind)
     {
-        return quarantined::register(session, table, &scope.log, &format!("{source}.{kind}"))
-            .await;
+        let (topic, schema) = (format!("{source}.{kind}"), quarantined::schema());
+        return quarantined::register(session, table, &scope.log, &topic, schema).await;
+    }
+    if scope.catalog.late_relation(name).is_some() {
+        let schema = quarantined::schema();
+        return quarantined::register(session, table, &scope.log, name, schema).await;
+    }
+    if let Some((view, quarantined::REVISIONS)) = name.rsplit_once('$')
+        && scope.catalog.query(view).is_some_and(|view| matches!(view.late, Late::Revise(_)))
+    {
+        let (topic, schema) = (job::revisions_topic(view), quarantined::revisions());
+        return quarantined::register(session, table, &scope.log, &topic, schema).await;
     }
     if scope.catalog.source(name).is_some() {
         return Err(Error::invalid(

@@ -136,6 +136,7 @@ fn without(parting: Parting<'_>, ledger: &Ledger, newest: Option<Commit>) -> Com
             writer: draft.writer,
             generation: draft.generation,
             files: Vec::new(),
+            revised: Vec::new(),
             outbox: None,
             topic_floor: BTreeMap::new(),
             origin: None,
@@ -180,6 +181,8 @@ async fn first_commit(
         commit.origin = before.origin.or(Some(Origin { job: before.job, epoch: before.epoch }));
         commit.files = before.files;
         commit.files.retain(|file| split.tables.contains(&file.view));
+        commit.revised = before.revised;
+        commit.revised.retain(|table| split.tables.contains(&table.view));
         commit.topic_floor = before.topic_floor;
         commit.topic_floor.retain(|topic, _| split.topics.contains(topic));
         commit.counters = before.counters;

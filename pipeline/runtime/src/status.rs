@@ -32,6 +32,8 @@ pub struct QueryCount {
     pub filtered: u64,
     /// Rows with no open window left.
     pub late: u64,
+    /// Rows among the counted ones that changed a closed window.
+    pub revised: u64,
 }
 
 /// One job.
@@ -151,6 +153,7 @@ impl JobStatus {
             metrics::counter!(metric::ROWS_COUNTED, &labels()).absolute(count.counted);
             metrics::counter!(metric::ROWS_FILTERED, &labels()).absolute(count.filtered);
             metrics::counter!(metric::ROWS_LATE, &labels()).absolute(count.late);
+            metrics::counter!(metric::ROWS_REVISED, &labels()).absolute(count.revised);
         }
     }
 }

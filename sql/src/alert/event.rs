@@ -13,6 +13,12 @@
 //! | `window` | `start` and `end` of the window judged, `null` for a stateless view |
 //! | `since` | start of the first window of the streak |
 //! | `dedup_key` | the same for all events of one streak of one key |
+//!
+//! An event with status `revised` corrects earlier ones: `before` holds `id`, `status` and `since`
+//! of the event that is taken back, `after` the same of the event that should have been, `null` if
+//! there is none; `revision` counts, `revised_window` is the window that late rows changed. Whoever
+//! drops the ids in `before` and adds those in `after` has what would have been said without late
+//! rows.
 
 use std::fmt::Write;
 
@@ -23,6 +29,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tidemill_contract::{AlertEvent, AlertStatus, Micros, Severity, WindowBounds};
 
+use super::history::Told;
 use super::rows;
 use crate::parse::AlertSpec;
 
@@ -50,6 +57,14 @@ pub(super) struct Cause<'a> {
     pub(super) row: Option<&'a Map<String, Value>>,
     /// How many rows met it.
     pub(super) count: u64,
+}
+
+/// Which revision an event comes from.
+pub(super) struct Revision {
+    /// Counts the revisions an alert has seen.
+    pub(super) number: u64,
+    /// The window that late rows changed.
+    pub(super) window: WindowBounds,
 }
 
 impl Context {
@@ -84,24 +99,63 @@ impl Context {
         key: &Map<String, Value>,
         cause: &Cause<'_>,
     ) -> AlertEvent {
-        let WindowBounds { start, end } = cause.window;
-        let version = self.version.to_string();
-        let id = digest(&[
-            &self.alert,
-            &version,
-            key_id,
-            &start.to_string(),
-            &end.to_string(),
-            status_name(status),
-        ]);
-        let since = cause.since.start;
+        let id = self.id(status, key_id, cause.window, "");
         let mut data = self.data(status, key);
         data["value"] = cause.row.map_or(Value::Null, |row| Value::Object(row.clone()));
         data["matching_rows"] = json!(cause.count);
-        data["window"] = json!({ "start": rfc3339(start), "end": rfc3339(end) });
-        data["since"] = json!(rfc3339(since));
-        data["dedup_key"] = json!(digest(&[&self.alert, &version, key_id, &since.to_string()]));
-        self.envelope(id, status, key, rfc3339(end), data)
+        data["window"] = bounds(cause.window);
+        data["since"] = json!(rfc3339(cause.since.start));
+        data["dedup_key"] = json!(self.dedup_key(key_id, cause.since));
+        self.envelope(id, status, key, rfc3339(cause.window.end), data)
+    }
+
+    /// An event that takes back what was said of a key in a window, or says what was missed.
+    pub(super) fn revision(
+        &self,
+        key_id: &str,
+        key: &Map<String, Value>,
+        before: Option<&Told>,
+        after: Option<&Told>,
+        revision: &Revision,
+    ) -> Option<AlertEvent> {
+        let Told { window, since, .. } = before.or(after)?;
+        let status = AlertStatus::Revised;
+        let number = revision.number.to_string();
+        let id = self.id(status, key_id, *window, &number);
+        let side = |told: &Told| {
+            json!({
+                "id": self.id(told.status, key_id, told.window, ""),
+                "status": told.status,
+                "since": rfc3339(told.since.start),
+            })
+        };
+        let row = after.and_then(|told| told.row.clone());
+        let mut data = self.data(status, key);
+        data["before"] = before.map_or(Value::Null, side);
+        data["after"] = after.map_or(Value::Null, side);
+        data["value"] = row.map_or(Value::Null, Value::Object);
+        data["matching_rows"] = json!(after.map_or(0, |told| told.count));
+        data["window"] = bounds(*window);
+        data["since"] = json!(rfc3339(after.map_or(*since, |told| told.since).start));
+        data["dedup_key"] = json!(self.dedup_key(key_id, *since));
+        data["revision"] = json!(revision.number);
+        data["revised_window"] = bounds(revision.window);
+        Some(self.envelope(id, status, key, rfc3339(window.end), data))
+    }
+
+    /// Of alert, version, key, window, status and, for a revision, its number.
+    fn id(&self, status: AlertStatus, key_id: &str, window: WindowBounds, number: &str) -> String {
+        let version = self.version.to_string();
+        let (start, end) = (window.start.to_string(), window.end.to_string());
+        let mut parts = vec![&self.alert, &version, key_id, &start, &end, status_name(status)];
+        if !number.is_empty() {
+            parts.push(number);
+        }
+        digest(&parts)
+    }
+
+    fn dedup_key(&self, key_id: &str, since: WindowBounds) -> String {
+        digest(&[&self.alert, &self.version.to_string(), key_id, &since.start.to_string()])
     }
 
     /// A firing event about one row of a stateless view; its id is of the row's content.
@@ -167,7 +221,12 @@ fn status_name(status: AlertStatus) -> &'static str {
         AlertStatus::Pending => "pending",
         AlertStatus::Firing => "firing",
         AlertStatus::Resolved => "resolved",
+        AlertStatus::Revised => "revised",
     }
+}
+
+fn bounds(window: WindowBounds) -> Value {
+    json!({ "start": rfc3339(window.start), "end": rfc3339(window.end) })
 }
 
 /// `column=value,…`.

@@ -19,9 +19,13 @@
 //! absence: nothing resolves because data ended.
 //!
 //! A stateless view has no windows: each of its rows is judged alone and fires alone.
+//!
+//! Windows of a view with `LATE REVISE` are judged again when late rows change them: see
+//! [`history`].
 
 mod condition;
 mod event;
+mod history;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,13 +35,14 @@ use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tidemill_contract::{
-    AlertEvent, AlertStatus, Emission, Error, Result, Watermark, WindowBounds,
+    AlertEvent, AlertStatus, Emission, EmissionKind, Error, Micros, Result, Watermark, WindowBounds,
 };
 
 use crate::parse::{AlertSpec, closest};
 use crate::window::WindowSpec;
 use condition::Condition;
 use event::{Cause, Context};
+use history::History;
 
 /// Version of the snapshot's form.
 const SNAPSHOT_FORMAT: u32 = 1;
@@ -53,6 +58,8 @@ pub struct AlertProgram {
     next_window: Option<WindowSpec>,
     /// Keys whose condition held in their last window, by key id.
     streaks: BTreeMap<String, Streak>,
+    /// What was judged of late, if the view's windows may be revised.
+    history: Option<History>,
 }
 
 /// Most keys of one window for which the condition of an alert may hold.
@@ -78,12 +85,34 @@ struct Streak {
     firing: bool,
 }
 
+impl Streak {
+    fn begin(key: Map<String, Value>, window: WindowBounds) -> Self {
+        Self { key, since: window, last: window, length: 0, firing: false }
+    }
+
+    /// The condition holds in a window: what there is to say.
+    fn meet(&mut self, window: WindowBounds, for_windows: u32) -> Option<AlertStatus> {
+        self.length = self.length.saturating_add(1);
+        self.last = window;
+        if self.firing {
+            None
+        } else if self.length >= for_windows {
+            self.firing = true;
+            Some(AlertStatus::Firing)
+        } else {
+            (self.length == 1).then_some(AlertStatus::Pending)
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Snapshot {
     format: u32,
     alert: String,
     version: u64,
     streaks: BTreeMap<String, Streak>,
+    #[serde(default)]
+    history: Option<History>,
 }
 
 /// The rows of one key in one window that met the condition.
@@ -124,11 +153,20 @@ impl AlertProgram {
             by,
             next_window,
             streaks: BTreeMap::new(),
+            history: None,
         })
     }
 
-    /// Judges the final rows of one window, or a batch of a stateless view. Emissions of other
-    /// views are ignored.
+    /// The view's windows may be revised for `horizon` after their end. Windows that ended at or
+    /// before `begun` were never judged and are not judged now.
+    #[must_use]
+    pub fn revisable(mut self, horizon: Micros, begun: Watermark) -> Self {
+        self.history = Some(History::new(horizon, begun));
+        self
+    }
+
+    /// Judges the final rows of one window, or a batch of a stateless view; judges the rows of a
+    /// revised window again. Emissions of other views are ignored.
     ///
     /// # Errors
     /// If the condition cannot be computed for these rows.
@@ -136,9 +174,12 @@ impl AlertProgram {
         if emission.query != self.context.view() {
             return Ok(Vec::new());
         }
-        match emission.window {
-            Some(window) => self.judge_window(&emission.rows, window),
-            None => self.judge_rows(&emission.rows),
+        match (emission.window, &emission.kind) {
+            (Some(window), EmissionKind::Revision { .. }) => {
+                self.judge_again(&emission.rows, window)
+            }
+            (Some(window), EmissionKind::Final) => self.judge_window(&emission.rows, window),
+            (None, _) => self.judge_rows(&emission.rows),
         }
     }
 
@@ -147,6 +188,9 @@ impl AlertProgram {
     pub fn advance(&mut self, watermark: Watermark) -> Vec<AlertEvent> {
         if watermark == Watermark::MAX {
             return Vec::new();
+        }
+        if let (Some(history), Some(grid)) = (&mut self.history, &self.next_window) {
+            history.advance(watermark, grid, self.for_windows);
         }
         self.expire(|missed| missed.end <= watermark.0)
     }
@@ -158,6 +202,7 @@ impl AlertProgram {
             "alert": self.context.alert(),
             "version": self.context.version(),
             "streaks": self.streaks,
+            "history": self.history,
         })
     }
 
@@ -181,6 +226,9 @@ impl AlertProgram {
         }
         let fits = snapshot.version == self.context.version();
         self.streaks = if fits { snapshot.streaks } else { BTreeMap::new() };
+        if let (Some(history), Some(saved), true) = (&mut self.history, snapshot.history, fits) {
+            history.restore(saved);
+        }
         Ok(())
     }
 
@@ -203,6 +251,9 @@ impl AlertProgram {
         let mut matches = self.matches(&rows::keep(batch, &met)?)?;
         // Windows come in order of end: whoever's next window ended before this one missed it.
         let mut events = self.expire(|missed| missed.end < window.end);
+        if let Some(history) = &mut self.history {
+            history.note(window, &matches);
+        }
         let mut ids: BTreeSet<String> = matches.keys().cloned().collect();
         if !self.streaks.is_empty() {
             ids.extend(self.present(&rows::drop_kept(batch, &met)?)?);
@@ -262,9 +313,10 @@ impl AlertProgram {
         self.context.view()
     }
 
-    /// Bytes held for keys with a streak, about.
+    /// Bytes held for keys with a streak and for what may still be judged again, about.
     pub fn state_bytes(&self) -> usize {
-        self.streaks.len() * KEY_BYTES
+        let kept = self.history.as_ref().map_or(0, History::kept);
+        (self.streaks.len() + kept) * KEY_BYTES
     }
 
     /// The keys among `failing` rows that have a streak to break.
@@ -301,23 +353,8 @@ impl AlertProgram {
             let cause = Cause { window, since: streak.since, row: None, count: 0 };
             return Some(self.context.event(AlertStatus::Resolved, id, &streak.key, &cause));
         };
-        let mut streak = known.unwrap_or(Streak {
-            key: matches.key,
-            since: window,
-            last: window,
-            length: 0,
-            firing: false,
-        });
-        streak.length = streak.length.saturating_add(1);
-        streak.last = window;
-        let status = if streak.firing {
-            None
-        } else if streak.length >= self.for_windows {
-            streak.firing = true;
-            Some(AlertStatus::Firing)
-        } else {
-            (streak.length == 1).then_some(AlertStatus::Pending)
-        };
+        let mut streak = known.unwrap_or_else(|| Streak::begin(matches.key, window));
+        let status = streak.meet(window, self.for_windows);
         let row = Some(&matches.row);
         let cause = Cause { window, since: streak.since, row, count: matches.count };
         let event = status.map(|status| self.context.event(status, id, &streak.key, &cause));

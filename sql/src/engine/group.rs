@@ -2,7 +2,8 @@
 //!
 //! **Invariants.** Every row of the group is added to at most one slice. For each query
 //! `rows_in = counted + filtered + late`. A window is emitted once: when the watermark passes its
-//! end; `closed` is the watermark up to which that has happened.
+//! end; `closed` is the watermark up to which that has happened. What late rows change in it
+//! afterwards is a revision (see [`super::revise`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use datafusion::physical_plan::aggregates::evaluate_group_by;
 use tidemill_contract::{Micros, Watermark, WindowBounds};
 
 use super::fault::{Fault, caught};
+use super::revise::{Pending, Reopened};
 use super::rows::{Rows, batch_of, evaluate, run_finite, run_steps};
 use super::store::{Prepared, SliceStore};
 use super::{LateRow, NextToClose, QueryCounters};
@@ -28,6 +30,8 @@ pub(crate) struct Closed {
     pub(crate) query: String,
     pub(crate) window: WindowBounds,
     pub(crate) rows: RecordBatch,
+    /// What was said before, if this is a revision.
+    pub(crate) revision: Option<Pending>,
 }
 
 #[derive(Debug)]
@@ -37,11 +41,13 @@ pub(crate) struct Client {
     pub(crate) schema: SchemaRef,
     /// Index in the store of each of the query's aggregates.
     aggregates: Vec<usize>,
+    /// For how long after its end a window is revised.
+    pub(super) revise: Option<Micros>,
     pub(crate) counters: QueryCounters,
 }
 
 impl Client {
-    fn grid(&self) -> &dyn Grid {
+    pub(super) fn grid(&self) -> &dyn Grid {
         self.plan.window.grid()
     }
 }
@@ -55,6 +61,8 @@ pub(crate) struct Group {
     pub(crate) closed: Watermark,
     /// How far the group's time column may lie behind the watermark of its input.
     pub(crate) behind: Micros,
+    /// Closed windows that late rows were added to since they were said last.
+    pub(super) pending: BTreeMap<Reopened, Pending>,
     /// Empty window columns, kept for the largest batch seen.
     empty_window: Option<ArrayRef>,
 }
@@ -67,11 +75,18 @@ impl Group {
             store: SliceStore::new(Arc::clone(&plan.key_schema))?,
             closed: Watermark::MIN,
             behind,
+            pending: BTreeMap::new(),
             empty_window: None,
         })
     }
 
-    pub(crate) fn join(&mut self, query: &str, plan: &Arc<Windowed>, schema: &SchemaRef) {
+    pub(crate) fn join(
+        &mut self,
+        query: &str,
+        plan: &Arc<Windowed>,
+        schema: &SchemaRef,
+        revise: Option<Micros>,
+    ) {
         let aggregates =
             plan.aggregates.iter().map(|item| self.store.aggregate_index(item)).collect();
         self.clients.push(Client {
@@ -79,6 +94,7 @@ impl Group {
             plan: Arc::clone(plan),
             schema: Arc::clone(schema),
             aggregates,
+            revise,
             counters: QueryCounters::default(),
         });
     }
@@ -129,6 +145,7 @@ impl Group {
         let mut late = Vec::new();
         let mut open = Vec::new();
         for (bounds, members) in slices {
+            self.reopen(bounds.0, members.as_ref().map_or(kept, Array::len) as u64)?;
             if self.judge(bounds.0, members.as_ref(), &rows, &mut late) {
                 open.push((bounds, members));
             }
@@ -197,7 +214,7 @@ impl Group {
         (start, end)
     }
 
-    /// Counts the rows of a slice for each query; true if any query still has a window open.
+    /// Counts the rows of a slice for each query; true if any query still has a window for them.
     fn judge(
         &mut self,
         slice: Micros,
@@ -208,7 +225,7 @@ impl Group {
         let count = members.map_or(rows.batch.num_rows(), Array::len) as u64;
         let mut open = false;
         for client in &mut self.clients {
-            if client.plan.window.grid().last_end(slice) > self.closed.0 {
+            if client.horizon(client.grid().last_end(slice)) > self.closed.0 {
                 client.counters.counted += count;
                 open = true;
                 continue;
@@ -252,7 +269,7 @@ impl Group {
         if watermark <= self.closed {
             return Ok(Vec::new());
         }
-        let mut closed = Vec::new();
+        let mut closed = self.revise_before(watermark)?;
         for client in 0..self.clients.len() {
             for window in self.ending(client, self.closed.0, watermark.0) {
                 closed.extend(self.emit(client, window)?);
@@ -262,7 +279,9 @@ impl Group {
         let clients = &self.clients;
         let dropped = caught(|| {
             self.store.drop_slices(|start| {
-                clients.iter().all(|client| client.grid().last_end(start) <= watermark.0)
+                clients
+                    .iter()
+                    .all(|client| client.horizon(client.grid().last_end(start)) <= watermark.0)
             })
         });
         dropped.map_err(|fault| fault.of(self.queries()))?;
@@ -305,7 +324,9 @@ impl Group {
         let grid = self.clients[client].grid();
         let mut windows = Vec::new();
         let mut cursor = after;
-        for start in self.store.slices.keys() {
+        // Older slices, kept for revisions, lie in no window that ends later.
+        let oldest = after.saturating_sub(grid.longest());
+        for start in self.store.slices.range(oldest..).map(|(start, _)| start) {
             let from = cursor.max(*start);
             let to = through.min(grid.last_end(*start));
             if from < to {
@@ -316,7 +337,11 @@ impl Group {
         windows
     }
 
-    fn emit(&mut self, client: usize, window: WindowBounds) -> Result<Option<Closed>, Fault> {
+    pub(super) fn emit(
+        &mut self,
+        client: usize,
+        window: WindowBounds,
+    ) -> Result<Option<Closed>, Fault> {
         let emitted = caught(|| self.rows_of(client, window));
         emitted.map_err(|fault| fault.of([self.clients[client].query.clone()]))
     }
@@ -347,7 +372,7 @@ impl Group {
             return Ok(None);
         }
         let rows = batch_of(&client.schema, finished.columns().to_vec(), finished.num_rows())?;
-        Ok(Some(Closed { query: client.query.clone(), window, rows }))
+        Ok(Some(Closed { query: client.query.clone(), window, rows, revision: None }))
     }
 }
 

@@ -6,12 +6,14 @@
 //! **Invariants.** For each query `rows in = counted + filtered + late`. What is emitted depends
 //! only on the rows and the watermarks, never on batch boundaries or on time. A snapshot taken
 //! between calls and restored into an engine built from the same queries gives the same future.
+//! How many revisions a window has depends on when they are asked for; the last one does not.
 
 mod fault;
 mod group;
 mod keys;
 mod metadata;
 mod program;
+mod revise;
 mod rows;
 mod slice;
 mod state;
@@ -23,7 +25,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray};
 use datafusion::arrow::array::{UInt32Array, UInt32Builder};
 use datafusion::arrow::compute::{cast, take_record_batch};
-use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, UInt32Type};
 use datafusion::common::DataFusionError;
 use serde::{Deserialize, Serialize};
 use tidemill_contract::{
@@ -35,9 +37,10 @@ pub use program::SourceProgram;
 pub use state::{Snapshot, StatePart};
 
 use crate::catalog::Catalog;
+use crate::parse::Late;
 use crate::plan::{QueryPlan, Shape, run_error};
 use fault::caught;
-use group::Group;
+use group::{Closed, Group};
 use rows::{Rows, run_steps};
 
 /// What became of a query's rows.
@@ -51,6 +54,9 @@ pub struct QueryCounters {
     pub filtered: u64,
     /// Rows with no open window left.
     pub late: u64,
+    /// Rows among the counted ones that changed a closed window.
+    #[serde(default)]
+    pub revised: u64,
 }
 
 /// State that queries with the same source, filter and keys share.
@@ -158,7 +164,11 @@ impl Engine {
                             readers.groups.len() - 1
                         }
                     };
-                    readers.groups[index].join(name, windowed, &query.schema);
+                    let revise = match query.late {
+                        Late::Revise(horizon) => Some(horizon),
+                        _ => None,
+                    };
+                    readers.groups[index].join(name, windowed, &query.schema, revise);
                 }
             }
         }
@@ -202,9 +212,14 @@ impl Engine {
         }
         for stateless in &mut readers.stateless {
             let rows = caught(|| stateless.push(batch));
-            if let Some(rows) = rows.map_err(|fault| fault.of([stateless.query.clone()]))? {
+            let rows = rows.map_err(|fault| fault.of([stateless.query.clone()]))?;
+            if let Some((rows, origin)) = rows {
+                let known = pushed.late.len();
                 self.push_rows(&stateless.query, &rows, None, pushed)?;
-                pushed.emissions.push(emission(&stateless.query, None, rows));
+                for late in &mut pushed.late[known..] {
+                    late.record_index = origin.value(late.record_index as usize);
+                }
+                pushed.emissions.push(emission(&stateless.query, rows));
             }
         }
         self.readers.insert(input.to_owned(), readers);
@@ -237,8 +252,11 @@ impl Engine {
             let reached = behind(watermark, group.behind);
             for closed in group.advance(reached)? {
                 let mut pushed = Pushed::default();
-                self.push_rows(&closed.query, &closed.rows, None, &mut pushed)?;
-                emissions.push(emission(&closed.query, Some(closed.window), closed.rows));
+                // Nothing reads a view that is revised.
+                if closed.revision.is_none() {
+                    self.push_rows(&closed.query, &closed.rows, None, &mut pushed)?;
+                }
+                emissions.push(closed.into());
                 emissions.extend(pushed.emissions);
             }
             for client in &group.clients {
@@ -265,9 +283,7 @@ impl Engine {
                 let Some(windows) = group.peek(query, limit)? else {
                     return Ok(None);
                 };
-                for open in windows {
-                    live.push(emission(query, Some(open.window), open.rows));
-                }
+                live.extend(windows.into_iter().map(Emission::from));
             }
         }
         Ok(Some(live))
@@ -279,7 +295,7 @@ impl Engine {
         groups
             .map(|group| Usage {
                 queries: group.clients.iter().map(|client| client.query.clone()).collect(),
-                bytes: group.store.bytes(),
+                bytes: group.bytes(),
             })
             .collect()
     }
@@ -290,7 +306,33 @@ impl Engine {
         groups.into_iter().find_map(|group| group.next_to_close(query))
     }
 
-    /// Open slices held, over all groups.
+    /// What late rows changed in closed windows of views with `LATE REVISE` since it was asked
+    /// last. Windows whose time for revisions is over say so with [`Self::advance`].
+    ///
+    /// # Errors
+    /// If an expression fails on the data.
+    pub fn revise(&mut self) -> Result<Vec<Emission>, Fault> {
+        let mut emissions = Vec::new();
+        for group in self.readers.values_mut().flat_map(|readers| &mut readers.groups) {
+            emissions.extend(group.revise()?.into_iter().map(Emission::from));
+        }
+        Ok(emissions)
+    }
+
+    /// What [`Self::revise`] would say of one query, without saying it.
+    ///
+    /// # Errors
+    /// If an expression fails on the data.
+    pub fn peek_revisions(&mut self, query: &str) -> Result<Vec<Emission>, Fault> {
+        let mut emissions = Vec::new();
+        for group in self.readers.values_mut().flat_map(|readers| &mut readers.groups) {
+            let revised = group.peek_revisions(query)?;
+            emissions.extend(revised.into_iter().map(Emission::from));
+        }
+        Ok(emissions)
+    }
+
+    /// Slices held, over all groups: of open windows, and of closed ones that may be revised.
     pub fn open_slices(&self) -> usize {
         self.readers
             .values()
@@ -315,7 +357,11 @@ impl Engine {
 }
 
 impl Stateless {
-    fn push(&mut self, batch: &RecordBatch) -> Result<Option<RecordBatch>, DataFusionError> {
+    /// The rows it gives, and for each the index of the row it comes from.
+    fn push(
+        &mut self,
+        batch: &RecordBatch,
+    ) -> Result<Option<(RecordBatch, UInt32Array)>, DataFusionError> {
         let Shape::Stateless { expand, steps } = &self.plan.shape else { return Ok(None) };
         let pushed = batch.num_rows();
         let rows = match expand {
@@ -327,7 +373,8 @@ impl Stateless {
             Some((window, time_index)) => expanded(batch, window, *time_index)?,
         };
         let rows = run_steps(rows, steps)?;
-        let kept = distinct(rows.origin.as_primitive());
+        let origin: UInt32Array = rows.origin.as_primitive::<UInt32Type>().clone();
+        let kept = distinct(&origin);
         self.counters.rows_in += pushed as u64;
         self.counters.counted += kept;
         self.counters.filtered += pushed as u64 - kept;
@@ -335,7 +382,8 @@ impl Stateless {
             return Ok(None);
         }
         let columns = rows.batch.columns().to_vec();
-        Ok(Some(rows::batch_of(&self.plan.schema, columns, rows.batch.num_rows())?))
+        let given = rows::batch_of(&self.plan.schema, columns, rows.batch.num_rows())?;
+        Ok(Some((given, origin)))
     }
 }
 
@@ -400,6 +448,19 @@ fn behind(watermark: Watermark, distance: Micros) -> Watermark {
     Watermark(watermark.0.saturating_sub(distance))
 }
 
-fn emission(query: &str, window: Option<WindowBounds>, rows: RecordBatch) -> Emission {
-    Emission { query: query.to_owned(), window, kind: EmissionKind::Final, rows }
+/// Rows of a stateless query.
+fn emission(query: &str, rows: RecordBatch) -> Emission {
+    Emission { query: query.to_owned(), window: None, kind: EmissionKind::Final, rows }
+}
+
+impl From<Closed> for Emission {
+    fn from(closed: Closed) -> Self {
+        let kind = match closed.revision {
+            None => EmissionKind::Final,
+            Some(pending) => {
+                EmissionKind::Revision { before: pending.before, late_rows: pending.late_rows }
+            }
+        };
+        Self { query: closed.query, window: Some(closed.window), kind, rows: closed.rows }
+    }
 }

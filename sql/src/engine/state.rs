@@ -123,10 +123,11 @@ fn run(error: DataFusionError) -> Error {
 }
 
 impl Engine {
-    /// All operator state as one blob. The engine goes on as before.
+    /// All operator state as one blob. The engine goes on as before. What late rows changed must
+    /// have been asked for ([`Engine::revise`]): a state holds no revision that was not said.
     ///
     /// # Errors
-    /// If an aggregate cannot give its state.
+    /// If an aggregate cannot give its state, or a revision was not said.
     pub fn snapshot(&mut self) -> Result<Vec<u8>> {
         Ok(self.save(usize::MAX)?.blob)
     }
@@ -135,12 +136,16 @@ impl Engine {
     /// engine goes on as before.
     ///
     /// # Errors
-    /// If an aggregate cannot give its state.
+    /// As [`Self::snapshot`].
     pub fn snapshot_parts(&mut self, part_rows: usize) -> Result<Snapshot> {
         self.save(part_rows)
     }
 
     fn save(&mut self, part_rows: usize) -> Result<Snapshot> {
+        let mut groups = self.readers.values().flat_map(|readers| &readers.groups);
+        if groups.any(|group| !group.pending.is_empty()) {
+            return Err(Error::internal("a revision was not said before the snapshot"));
+        }
         let mut parts = Parts { rows: part_rows, next: &mut self.last_part, taken: Vec::new() };
         let mut groups = Vec::new();
         let mut blobs = Vec::new();

@@ -84,6 +84,11 @@ impl<'a> Cursor<'a> {
         self.spans.get(self.position.min(last)).copied().unwrap_or(Span { start: 0, end: 0 })
     }
 
+    /// Place of the token at `index`.
+    pub(super) fn span_of(&self, index: usize) -> Option<Span> {
+        self.spans.get(index).copied()
+    }
+
     /// Place of the token consumed last.
     pub(super) fn last_span(&self) -> Span {
         self.spans.get(self.position.saturating_sub(1)).copied().unwrap_or(self.span())

@@ -14,6 +14,7 @@ mod command;
 mod cursor;
 mod dialect;
 mod duration;
+mod late;
 mod limits;
 mod options;
 mod query;
@@ -30,6 +31,7 @@ use tidemill_contract::{Result, Severity, SinkSpec, SourceSpec, Span};
 
 pub use dialect::TidemillDialect;
 pub use duration::{Interval, parse_interval};
+pub use late::{Late, LateClause};
 pub use query::SelectQuery;
 pub use script::{MAX_SCRIPT_BYTES, MAX_STATEMENT_TOKENS, byte_span};
 pub use suggest::closest;
@@ -93,8 +95,10 @@ pub struct CreateSource {
 pub struct CreateView {
     /// Name.
     pub name: String,
-    /// Definition, without the `EMIT` clause.
+    /// Definition, without the `EMIT` and `LATE` clauses.
     pub query: SelectQuery,
+    /// What becomes of late rows.
+    pub late: LateClause,
     /// Do nothing if the name is taken.
     pub if_not_exists: bool,
 }

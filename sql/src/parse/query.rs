@@ -39,6 +39,7 @@ pub(super) fn starts_query(cursor: &Cursor<'_>) -> bool {
 
 /// Reads a query that stands alone.
 pub(super) fn select(cursor: &mut Cursor<'_>) -> Result<SelectQuery> {
+    super::late::refuse(cursor)?;
     cut_emit(cursor)?;
     read(cursor)
 }
@@ -48,6 +49,7 @@ pub(super) fn definition(cursor: &mut Cursor<'_>) -> Result<SelectQuery> {
     if !starts_query(cursor) {
         return Err(cursor.expected_one_of(&["SELECT", "WITH"]));
     }
+    super::late::refuse(cursor)?;
     cut_emit(cursor)?;
     read(cursor)
 }

@@ -1,10 +1,10 @@
-//! `CREATE MATERIALIZED VIEW name AS SELECT … [EMIT ON WINDOW CLOSE]`.
+//! `CREATE MATERIALIZED VIEW name AS SELECT … [EMIT ON WINDOW CLOSE] [LATE …]`.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemill_contract::Result;
 
 use super::cursor::{Cursor, refused};
-use super::{CreateView, query};
+use super::{CreateView, late, query};
 
 /// Reads what follows `CREATE MATERIALIZED`.
 pub(super) fn create(cursor: &mut Cursor<'_>) -> Result<CreateView> {
@@ -21,6 +21,7 @@ pub(super) fn create(cursor: &mut Cursor<'_>) -> Result<CreateView> {
             .help("remove the clause, or write CREATE SINK for another target"));
     }
     cursor.expect("AS")?;
+    let late = late::cut(cursor)?;
     let query = query::definition(cursor)?;
-    Ok(CreateView { name, query, if_not_exists })
+    Ok(CreateView { name, query, late, if_not_exists })
 }

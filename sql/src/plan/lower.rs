@@ -29,6 +29,8 @@ const MAX_COPIES: i64 = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Plain,
+    /// A key of the aggregation.
+    Key,
     /// A time column of the stream, with how far it may lie behind the stream's watermark.
     Time(Micros),
     WindowStart,
@@ -76,7 +78,7 @@ pub(super) fn lower(plan: &LogicalPlan, streams: &BTreeMap<String, Stream>) -> R
     let mut time_columns = BTreeMap::new();
     for (field, role) in schema.fields().iter().zip(&cut.roles) {
         let behind = match role {
-            Role::Plain => continue,
+            Role::Plain | Role::Key => continue,
             Role::Time(behind) => *behind,
             Role::WindowEnd => 0,
             Role::WindowTime => 1_000,
@@ -84,6 +86,10 @@ pub(super) fn lower(plan: &LogicalPlan, streams: &BTreeMap<String, Stream>) -> R
         };
         time_columns.insert(field.name().clone(), behind);
     }
+    let role = |wanted: Role| cut.roles.iter().position(|role| *role == wanted);
+    let window_columns = role(Role::WindowStart).zip(role(Role::WindowEnd));
+    let keys = cut.roles.iter().enumerate().filter(|(_, role)| **role == Role::Key);
+    let key_columns = keys.map(|(index, _)| index).collect();
     let logical = plan.display_indent().to_string();
     let shape = match (cut.aggregation, cut.window) {
         (None, expand) => {
@@ -114,7 +120,16 @@ pub(super) fn lower(plan: &LogicalPlan, streams: &BTreeMap<String, Stream>) -> R
         Shape::Windowed(_) => window,
         Shape::Stateless { .. } => None,
     };
-    Ok(QueryPlan { input: cut.input, schema, time_columns, window, logical, shape })
+    Ok(QueryPlan {
+        input: cut.input,
+        schema,
+        time_columns,
+        window_columns,
+        key_columns,
+        window,
+        logical,
+        shape,
+    })
 }
 
 /// Without an aggregation each row is given out once per window it lies in.
@@ -233,7 +248,7 @@ fn cut_projection(
     let mut columns = Vec::new();
     for expr in exprs {
         let role = role_of(expr, input, &below.roles);
-        if role == Role::Plain {
+        if matches!(role, Role::Plain | Role::Key) {
             note_window_use(&mut below, expr, input);
         }
         roles.push(role);

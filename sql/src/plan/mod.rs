@@ -48,6 +48,10 @@ pub struct QueryPlan {
     /// Output columns that carry time, each with how far its values may lie behind the watermark
     /// of the input: what a view over this view can put a window on.
     pub time_columns: BTreeMap<String, Micros>,
+    /// Output columns that are start and end of the window, if both are there as they are.
+    pub window_columns: Option<(usize, usize)>,
+    /// Output columns that are keys of the aggregation as they are.
+    pub key_columns: Vec<usize>,
     /// Its window, `None` for a stateless query.
     pub window: Option<WindowSpec>,
     /// The logical plan, for `EXPLAIN`.

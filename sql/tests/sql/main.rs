@@ -1,6 +1,7 @@
 //! Tests of the SQL layer: statements, windows, operators against a batch oracle.
 
 mod flink;
+mod late;
 mod oracle;
 mod program;
 mod stream;
@@ -11,4 +12,5 @@ mod alert;
 mod alert_conditions;
 mod parse;
 mod parse_errors;
+mod parse_late;
 mod parse_windows;

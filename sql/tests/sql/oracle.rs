@@ -16,6 +16,16 @@ pub(crate) type Bounds = (i64, i64);
 
 /// Runs `sql` (its FROM must read `windowed`) over `rows` joined with the listed windows.
 pub(crate) async fn batch(rows: &RecordBatch, windows: &[Bounds], sql: &str) -> Vec<RecordBatch> {
+    batch_where(rows, windows, "true", sql).await
+}
+
+/// The same over those pairs of row and window only for which `counts` holds.
+pub(crate) async fn batch_where(
+    rows: &RecordBatch,
+    windows: &[Bounds],
+    counts: &str,
+    sql: &str,
+) -> Vec<RecordBatch> {
     let config = datafusion::prelude::SessionConfig::new()
         .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false)
         .with_target_partitions(1);
@@ -23,10 +33,10 @@ pub(crate) async fn batch(rows: &RecordBatch, windows: &[Bounds], sql: &str) -> 
     register(&context, "s", rows.clone());
     register(&context, "w", window_table(windows));
     context
-        .sql(
+        .sql(&format!(
             "CREATE VIEW windowed AS SELECT s.*, w.window_start, w.window_end, w.window_time \
-             FROM s JOIN w ON s.ts >= w.window_start AND s.ts < w.window_end",
-        )
+             FROM s JOIN w ON s.ts >= w.window_start AND s.ts < w.window_end AND {counts}"
+        ))
         .await
         .expect("the view plans");
     context.sql(sql).await.expect("the oracle plans").collect().await.expect("the oracle runs")

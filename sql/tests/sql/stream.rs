@@ -162,13 +162,13 @@ fn lanes(rows: &RecordBatch, partitions: usize, random: &mut Random) -> Vec<Vec<
     lanes
 }
 
-fn micros(rows: &RecordBatch) -> Vec<i64> {
+pub(crate) fn micros(rows: &RecordBatch) -> Vec<i64> {
     let column = rows.column_by_name("ts").expect("a time column");
     let cast = arrow::compute::cast(column, &DataType::Int64).expect("a timestamp");
     cast.as_primitive::<Int64Type>().values().to_vec()
 }
 
-fn event_batch(rows: &RecordBatch, picked: &[u32], lane: usize) -> EventBatch {
+pub(crate) fn event_batch(rows: &RecordBatch, picked: &[u32], lane: usize) -> EventBatch {
     let indices = arrow::array::UInt32Array::from(picked.to_vec());
     let taken = take_record_batch(rows, &indices).expect("indices are in range");
     let times = micros(&taken);

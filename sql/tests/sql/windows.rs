@@ -6,24 +6,24 @@ use proptest::prelude::*;
 use crate::oracle::{Bounds, batch, canonical};
 use crate::stream::{Delivery, catalog, random_rows, run};
 
-const MINUTE: i64 = 60_000_000;
+pub(crate) const MINUTE: i64 = 60_000_000;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 /// 2011-12-09 00:00 UTC.
-const START: i64 = 1_323_388_800_000_000;
+pub(crate) const START: i64 = 1_323_388_800_000_000;
 
 /// A window clause and the naive list of its windows around a span of time.
-struct Case {
-    clause: &'static str,
-    windows: fn(i64, i64) -> Vec<Bounds>,
-    span: i64,
+pub(crate) struct Case {
+    pub(crate) clause: &'static str,
+    pub(crate) windows: fn(i64, i64) -> Vec<Bounds>,
+    pub(crate) span: i64,
 }
 
 fn tumble(size: i64, offset: i64, from: i64, to: i64) -> Vec<Bounds> {
     hop(size, size, offset, from, to)
 }
 
-fn hop(slide: i64, size: i64, offset: i64, from: i64, to: i64) -> Vec<Bounds> {
+pub(crate) fn hop(slide: i64, size: i64, offset: i64, from: i64, to: i64) -> Vec<Bounds> {
     let mut windows = Vec::new();
     let mut start = offset + (from - offset).div_euclid(slide) * slide - (size / slide + 1) * slide;
     while start <= to {
@@ -59,7 +59,7 @@ fn month_starts(from: i64, to: i64) -> Vec<i64> {
     starts
 }
 
-const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     Case {
         clause: "TABLE(TUMBLE(TABLE s, DESCRIPTOR(ts), INTERVAL '1' MINUTE))",
         windows: |from, to| tumble(MINUTE, 0, from, to),
@@ -104,7 +104,7 @@ const CASES: &[Case] = &[
 ];
 
 /// SELECTs over a window: `{from}` is the window call or the oracle's join.
-const QUERIES: &[&str] = &[
+pub(crate) const QUERIES: &[&str] = &[
     "SELECT window_start, window_end, k, count(*) AS c, count(n) AS cn, sum(n) AS sn, sum(big) AS sb, \
      sum(price) AS sp, avg(price) AS ap, min(n) AS mi, max(price) AS ma, sum(n * price) AS rev \
      FROM {from} GROUP BY window_start, window_end, k",
@@ -125,7 +125,7 @@ const QUERIES: &[&str] = &[
      GROUP BY window_start, window_end, coalesce(k, 'none')) q WHERE q.total > 100",
 ];
 
-fn block<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

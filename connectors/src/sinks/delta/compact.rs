@@ -117,7 +117,7 @@ pub async fn compact(
 }
 
 /// Appends a file's rows to `batches` and tells how many there are.
-async fn read(
+pub(super) async fn read(
     store: &Store,
     path: &Path,
     batches: &mut Vec<arrow::array::RecordBatch>,
@@ -140,7 +140,7 @@ async fn read(
     Ok(rows)
 }
 
-fn damaged(path: &Path, reason: String) -> Error {
+pub(super) fn damaged(path: &Path, reason: String) -> Error {
     Error::corrupt("TM567", format!("file '{path}' of a table cannot be read whole"))
         .because(reason)
         .help("restore it from a backup; the table is unchanged")

@@ -3,12 +3,14 @@
 //! Why its own log store: Delta commits must go through the same durable, conditional store as
 //! everything else. Each Delta commit carries `txn(app, version)`; delta-rs takes the same one
 //! twice, so the version is read first and a commit that is there already is skipped. The only data
-//! files it writes are those of [`compact`]; all others were staged before.
+//! files it writes are those of [`compact`] and the rest of rewritten files in [`revise_files`];
+//! all others were staged before.
 
 mod compact;
 mod garbage;
 mod lake;
 mod name;
+mod revise;
 mod stats;
 
 use std::collections::HashMap;
@@ -31,6 +33,7 @@ pub use lake::{lake_schema, to_lake, write_parquet};
 pub use name::{
     DataFileName, FileOrigin, check_checksum, check_content, damaged_file, staged_name,
 };
+pub use revise::revise_files;
 
 use crate::store::{Store, prefixed};
 

@@ -21,7 +21,7 @@ pub enum FileOrigin {
         /// The epoch it was staged for.
         epoch: u64,
     },
-    /// A compaction.
+    /// A compaction, or the rewrite of files whose windows were revised.
     Compacted,
 }
 
@@ -84,7 +84,7 @@ pub fn staged_name(job: &str, epoch: u64, crc32c: u32) -> String {
     format!("part-{epoch:020}-{crc32c:08x}-{job}-{uuid}.parquet")
 }
 
-/// The name of a file a compaction writes.
+/// The name of a file a compaction or a rewrite writes.
 pub(super) fn compacted_name(crc32c: u32) -> String {
     format!("compact-{crc32c:08x}-{}.parquet", uuid::Uuid::new_v4().simple())
 }

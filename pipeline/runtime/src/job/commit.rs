@@ -29,11 +29,15 @@ impl Run<'_> {
     /// Makes everything since the last commit true, and visible.
     pub(super) fn commit(&mut self, flush: Flush) -> Result<()> {
         let started = Instant::now();
+        let revisions = self.engine.revise().map_err(|fault| self.blame.fault(fault))?;
+        self.emit(revisions)?;
         let drift = count::drift(&self.records, &self.engine.counters(), &self.direct);
         self.tell();
         count::check(&self.config.name, drift)?;
 
         let rows = self.tables.take(flush);
+        let revised = self.tables.take_revised();
+        self.wait_for_compaction(&revised);
         let EncodedState { bytes: state, parts } = self.snapshot()?.encode(&self.parts)?;
         self.gauge_state(state.len() as u64 - parts.bytes.len() as u64 + parts.total());
         let outbox = std::mem::take(&mut self.outbox);
@@ -47,7 +51,8 @@ impl Run<'_> {
         failpoint::reached("commit.before_floor")?;
         let floor = self.delivery.topic_floor(&outbox);
         let floor = step_until(environment, config, until, floor)?;
-        let commit = Commit { shared_state: parts.objects(), ..self.record(staged, floor) };
+        let record = self.record(staged, floor);
+        let commit = Commit { shared_state: parts.objects(), revised, ..record };
         failpoint::reached("commit.before_create")?;
         step_until(environment, config, until, self.create(&commit))?;
         failpoint::reached("commit.after_create")?;
@@ -58,6 +63,7 @@ impl Run<'_> {
         step_until(environment, config, until, self.publish(&commit, &outbox))?;
         self.ledger.mark_published(commit.epoch);
         self.tables.published(&commit.files);
+        self.list_revised(&commit.revised)?;
         self.dirty = false;
         self.trouble = None;
         self.committed_at = Instant::now();
@@ -131,6 +137,9 @@ impl Run<'_> {
             counters.insert(format!("{query}.counted"), count.counted);
             counters.insert(format!("{query}.filtered"), count.filtered);
             counters.insert(format!("{query}.late"), count.late);
+            if count.revised > 0 {
+                counters.insert(format!("{query}.revised"), count.revised);
+            }
         }
         counters
     }

@@ -3,12 +3,14 @@
 //! **Invariant.** Queries of this job read either all of the old files or the new one: the list
 //! of files changes in one step, on the job's thread, after the Delta commit. The old files stay in
 //! the bucket. A compaction that fails changes nothing and is tried again when more files came.
+//! While a commit writes files of a table again no compaction of that table runs in this job; one
+//! of another process is noticed when the Delta commit is made.
 
 use tidemill_connectors::{
     sinks::delta::{self, CompactSettings, Compacted},
     store::Store,
 };
-use tidemill_contract::Result;
+use tidemill_contract::{Result, RevisedTable};
 use tokio::task::JoinHandle;
 
 use super::run::Run;
@@ -48,12 +50,36 @@ impl Run<'_> {
         }
     }
 
+    /// Files of these tables are about to be written again.
+    pub(super) fn wait_for_compaction(&mut self, revised: &[RevisedTable]) {
+        let is_revised = |view: &str| revised.iter().any(|table| table.view == view);
+        if let Some(running) = self.compaction.take_if(|running| is_revised(&running.view)) {
+            self.finish(running);
+        }
+    }
+
+    /// The files of revised tables are no longer those known.
+    pub(super) fn list_revised(&mut self, revised: &[RevisedTable]) -> Result<()> {
+        for table in revised {
+            let listed = delta::files(&self.environment.store, &table.view);
+            let files = self.environment.executor.block_on(Box::pin(listed))?;
+            self.tables.list_anew(&table.view, files);
+        }
+        Ok(())
+    }
+
     fn finish(&mut self, done: Compaction) {
         let view = done.view;
         match self.environment.executor.block_on(done.task) {
             Ok(Ok(Some(Compacted { removed, added }))) => {
                 tracing::info!(job = %self.config.name, view, files = removed.len(), "compacted");
-                self.tables.compacted(&view, &removed, added);
+                // The table itself knows best: what was put together may itself come from a
+                // compaction that this job, started again meanwhile, has not heard of.
+                let listed = delta::files(&self.environment.store, &view);
+                match self.environment.executor.block_on(Box::pin(listed)) {
+                    Ok(files) => self.tables.list_anew(&view, files),
+                    Err(_) => self.tables.compacted(&view, &removed, added),
+                }
             }
             Ok(Ok(None)) => {}
             Ok(Err(error)) => {

@@ -5,7 +5,7 @@ use tidemill_contract::Result;
 use tidemill_sql::catalog::RegisteredAlert;
 use tokio::sync::oneshot;
 
-use super::{JobConfig, stall::Stall};
+use super::{JobConfig, stall::Stall, tables::Closed};
 
 /// A message to a job; taken between two batches.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ pub(crate) struct ViewSnapshot {
     /// Parquet files with closed rows, as paths in the bucket.
     pub(crate) files: Vec<String>,
     /// Closed rows that are not in a file yet.
-    pub(crate) closed: Vec<RecordBatch>,
+    pub(crate) closed: Closed,
     /// Rows of open windows as they stand.
     pub(crate) live: Vec<RecordBatch>,
 }

@@ -63,6 +63,7 @@ pub(crate) fn shown(queries: &BTreeMap<String, QueryCounters>) -> BTreeMap<Strin
         counted: count.counted,
         filtered: count.filtered,
         late: count.late,
+        revised: count.revised,
     };
     queries.iter().map(|(name, count)| (name.clone(), show(count))).collect()
 }

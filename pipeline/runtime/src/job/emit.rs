@@ -1,38 +1,53 @@
 //! Where emissions go: a view's rows to its buffer and its alerts, a sink's rows to the outbox.
 
-use tidemill_connectors::failpoint;
-use tidemill_contract::{AlertEvent, Emission, Error, Result, Watermark, metric};
+use std::collections::BTreeMap;
 
-use super::{ALERTS_TOPIC, run::Run};
+use tidemill_connectors::failpoint;
+use tidemill_contract::{AlertEvent, Emission, EmissionKind, Error, Result, Watermark, metric};
+
+use super::{ALERTS_TOPIC, revise::RevisedWindow, run::Run};
 use crate::outbox::{OutboxRecord, OutboxTarget};
 
 impl Run<'_> {
     /// Takes the emissions of one call to the operators.
     pub(super) fn emit(&mut self, emissions: Vec<Emission>) -> Result<()> {
         let blame = self.blame;
+        let mut revised: BTreeMap<String, Vec<RevisedWindow>> = BTreeMap::new();
         for emission in emissions {
             if self.counts(&emission.query) {
                 self.dirty = true;
                 let query = emission.query.clone();
-                blame.during(&query, || self.emit_one(emission))?;
+                if let Some(windows) = blame.during(&query, || self.emit_one(emission))? {
+                    revised.entry(query).or_default().push(windows);
+                }
             }
+        }
+        for (view, windows) in revised {
+            blame.during(&view, || self.tables.revise(&view, &windows))?;
         }
         Ok(())
     }
 
-    fn emit_one(&mut self, emission: Emission) -> Result<()> {
+    /// What is to be replaced, if it is a revision.
+    fn emit_one(&mut self, emission: Emission) -> Result<Option<RevisedWindow>> {
         failpoint::reached("ingest.emitted")?;
         if let Some(sink) = self.sinks.get(&emission.query) {
             let epoch = self.ledger.next_epoch();
             let (outbox, lengths) = (&mut self.outbox, &mut self.file_bytes);
-            return sink.write(&emission.rows, &self.config.name, epoch, outbox, lengths);
+            sink.write(&emission.rows, &self.config.name, epoch, outbox, lengths)?;
+            return Ok(None);
         }
         let mut events = Vec::new();
         for alert in self.alerts.values_mut() {
             events.extend(alert.on_emission(&emission)?);
         }
         self.announce(&events)?;
-        self.tables.push(&emission.query, emission.rows)
+        if matches!(emission.kind, EmissionKind::Final) {
+            self.tables.push(&emission.query, emission.rows)?;
+            return Ok(None);
+        }
+        self.keep_revision(&emission)?;
+        RevisedWindow::of(emission).map(Some)
     }
 
     /// All windows up to `watermark` have been emitted: what an alert waited for did not come.

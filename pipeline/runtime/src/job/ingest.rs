@@ -8,7 +8,7 @@ use tidemill_connectors::{failpoint, format::json::Decoded};
 use tidemill_contract::{
     Clock, LogReader, PartitionId, RawBatch, Result, RowFault, SystemClock, Watermark,
 };
-use tidemill_sql::engine::LateRow;
+use tidemill_sql::{engine::LateRow, parse::Late};
 
 use super::{run::Run, skew::quarantine_future};
 use crate::{
@@ -116,12 +116,17 @@ impl Run<'_> {
 
     fn keep_late(&mut self, raw: &RawBatch, late: &[LateRow], watermark: Watermark) -> Result<()> {
         let source = &self.config.source.name;
-        let target = OutboxTarget::Topic { name: format!("{source}.late") };
         let now = SystemClock.now_micros();
         for row in late {
             if !self.config.outputs.contains_key(&row.query) || self.muted.contains(&row.query) {
                 continue;
             }
+            let name = match self.config.catalog.query(&row.query).map(|query| &query.late) {
+                Some(Late::Drop) => continue,
+                Some(Late::To(name)) => name.clone(),
+                Some(Late::Keep | Late::Revise(_)) | None => format!("{source}.late"),
+            };
+            let target = OutboxTarget::Topic { name };
             let bytes = payload(raw, row.record_index);
             let place = place(raw, row.record_index);
             let payload =

@@ -14,9 +14,15 @@ use tidemill_connectors::{
     store::Store,
 };
 use tidemill_contract::{Error, ErrorKind, Result, Split};
-use tidemill_sql::catalog::{RegisteredQuery, Target};
+use tidemill_sql::{
+    catalog::{RegisteredQuery, Target},
+    parse::Late,
+};
 
-use super::{ALERTS_TOPIC, JobConfig, JobEnvironment, blame::Legacy, position::starting_progress};
+use super::{
+    ALERTS_TOPIC, JobConfig, JobEnvironment, blame::Legacy, position::starting_progress,
+    revise::revisions_topic,
+};
 use crate::{
     assignment::{own_job, with_inputs},
     delivery::Place,
@@ -140,11 +146,11 @@ fn plan(config: &JobConfig, blamed: &BTreeSet<String>) -> BTreeMap<String, Split
     }
     let leaving: BTreeSet<&String> = trees.values().flat_map(BTreeMap::keys).collect();
     let staying = config.outputs.keys().filter(|name| !leaving.contains(name));
-    let mut taken: BTreeSet<Place> = staying.filter_map(|name| place_of(config, name)).collect();
+    let mut taken: BTreeSet<Place> = staying.flat_map(|name| places_of(config, name)).collect();
     let mut splits = BTreeMap::new();
     for (number, queries) in trees {
         let mut split = Split { queries, ..Split::default() };
-        for place in split.queries.keys().filter_map(|name| place_of(config, name)) {
+        for place in split.queries.keys().flat_map(|name| places_of(config, name)) {
             // A topic that several write to: its records go with the first of them.
             if taken.insert(place.clone()) {
                 match place {
@@ -173,23 +179,32 @@ fn line_of<'a>(config: &'a JobConfig, name: &'a str) -> Vec<&'a str> {
     line
 }
 
-/// Where a query's rows go.
-fn place_of(config: &JobConfig, name: &str) -> Option<Place> {
-    let RegisteredQuery { target, .. } = config.catalog.query(name)?;
-    match target {
+/// Where a query's rows go, and those that are kept for it alone.
+fn places_of(config: &JobConfig, name: &str) -> Vec<Place> {
+    let Some(RegisteredQuery { target, late, .. }) = config.catalog.query(name) else {
+        return Vec::new();
+    };
+    let place = match target {
         Target::View => Some(Place::Table(name.to_owned())),
-        Target::Sink(spec) => match sinks::delivery(spec).ok()? {
-            sinks::Delivery::Topic => {
+        Target::Sink(spec) => match sinks::delivery(spec) {
+            Ok(sinks::Delivery::Topic) => {
                 spec.options.get("topic").map(|topic| Place::Topic(topic.to_owned()))
             }
-            sinks::Delivery::File => Some(Place::File(name.to_owned())),
+            Ok(sinks::Delivery::File) => Some(Place::File(name.to_owned())),
+            Err(_) => None,
         },
-    }
+    };
+    let topic = match late {
+        Late::To(topic) => Some(topic.clone()),
+        Late::Revise(_) => Some(revisions_topic(name)),
+        Late::Keep | Late::Drop => None,
+    };
+    place.into_iter().chain(topic.map(Place::Topic)).collect()
 }
 
 /// The queries of this job that write to a place.
 fn owners(config: &JobConfig, place: &Place) -> Vec<String> {
-    let writes = |name: &&String| place_of(config, name).as_ref() == Some(place);
+    let writes = |name: &&String| places_of(config, name).contains(place);
     config.outputs.keys().filter(writes).cloned().collect()
 }
 

@@ -12,6 +12,7 @@ use tidemill_sql::{
     alert::AlertProgram,
     catalog::{RegisteredAlert, Target},
     engine::{Engine, SourceProgram},
+    parse::Late,
 };
 
 use super::{
@@ -20,6 +21,7 @@ use super::{
     memory::MemoryGuard,
     parts::{self, KnownParts},
     position::starting_progress,
+    revise::WindowColumns,
     run::{Run, Stopwatch},
     sink::SinkWriter,
     state::{JobState, SavedState},
@@ -82,7 +84,7 @@ impl<'a> Run<'a> {
             clock,
             stopwatch,
             progress,
-            tables: Tables::new(environment.flush, views),
+            tables: Tables::new(environment.flush, with_window_columns(config, views)),
             outbox: Outbox::new(),
             file_bytes: BTreeMap::new(),
             records: state.header.records,
@@ -158,10 +160,25 @@ impl<'a> Run<'a> {
             return Err(Error::internal(format!("alert '{}' watches no known view", spec.name)));
         };
         let window = view.plan.window.clone();
-        let program = AlertProgram::new(spec, &view.schema, alert.version, window)?;
+        let mut program = AlertProgram::new(spec, &view.schema, alert.version, window)?;
+        if let Late::Revise(horizon) = view.late {
+            program = program.revisable(horizon, self.clock.current());
+        }
         self.alerts.insert(spec.name.clone(), program);
         Ok(())
     }
+}
+
+/// Views with, if they may be revised, the columns that tell the window of a row.
+fn with_window_columns(
+    config: &JobConfig,
+    views: Vec<String>,
+) -> impl Iterator<Item = (String, Option<WindowColumns>)> {
+    views.into_iter().map(|view| {
+        let query = config.catalog.query(&view);
+        let columns = query.and_then(WindowColumns::of);
+        (view, columns)
+    })
 }
 
 /// A job taken over, as its newest commit left it.

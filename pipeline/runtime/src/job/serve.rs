@@ -10,6 +10,7 @@ use tidemill_contract::{Error, Result};
 use super::{
     Control, ViewSnapshot,
     control::Change,
+    revise::RevisedWindow,
     run::{End, Run, STATUS_INTERVAL},
     tables::Flush,
 };
@@ -123,7 +124,16 @@ impl Run<'_> {
             .help("wait until they are closed, or read the view's table in the bucket"));
         };
         let live = live.into_iter().map(|emission| emission.rows).collect();
-        let (files, closed) = (self.tables.files(view), self.tables.rows(view));
+        let revisions = match self.engine.peek_revisions(view) {
+            Ok(revisions) => revisions,
+            Err(fault) if fault.is_harmless() => return Err(fault.into()),
+            Err(fault) => {
+                self.is_broken = true;
+                return Err(self.blame.fault(fault));
+            }
+        };
+        let revisions = revisions.into_iter().map(RevisedWindow::of).collect::<Result<Vec<_>>>()?;
+        let (files, closed) = (self.tables.files(view), self.tables.closed(view, &revisions)?);
         Ok(ViewSnapshot { schema, files, closed, live })
     }
 }

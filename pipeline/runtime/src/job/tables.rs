@@ -4,6 +4,10 @@
 //! The rows are part of the state, so nothing is lost, and queries read them from memory. Also
 //! keeps the list of files published so far: with the buffer it is all of a view's closed rows at
 //! one point.
+//!
+//! The rows of a window are in the buffer or in files, never in both. When a revision replaces
+//! rows that are in files, the new ones wait in the buffer for the next commit, which always makes
+//! a file of them, and until then the window's rows in files count no more.
 
 use std::{
     collections::BTreeMap,
@@ -11,15 +15,21 @@ use std::{
 };
 
 use arrow::{array::RecordBatch, compute::concat_batches};
-use tidemill_contract::{Error, Result, StagedFile};
+use tidemill_contract::{Error, Result, RevisedTable, StagedFile, WindowBounds};
+
+use super::revise::{RevisedWindow, WindowColumns, take_windows};
 
 /// Small batches are joined when so many have come together: keeps the state's size near that of
 /// its rows.
 const JOIN_BATCHES: usize = 256;
 
 /// The buffered rows of one view.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Buffer {
+    /// Where the rows tell their window, if the view may be revised.
+    columns: Option<WindowColumns>,
+    /// Windows whose rows in files are replaced with the next commit, with the number of those.
+    replaced: BTreeMap<WindowBounds, u64>,
     joined: Vec<RecordBatch>,
     recent: Vec<RecordBatch>,
     rows: usize,
@@ -46,6 +56,35 @@ impl Buffer {
         Ok(())
     }
 
+    /// Puts the new rows of windows in the place of the old ones.
+    fn revise(&mut self, revisions: &[RevisedWindow]) -> Result<()> {
+        let columns = self.columns.as_ref();
+        let columns = columns.ok_or_else(|| Error::internal("a view that cannot be revised"))?;
+        let windows = revisions.iter().map(|revision| revision.window).collect();
+        let mut taken = BTreeMap::new();
+        for batch in self.joined.iter_mut().chain(&mut self.recent) {
+            *batch = take_windows(batch, columns, &windows, &mut taken)?;
+        }
+        self.joined.retain(|batch| batch.num_rows() > 0);
+        self.recent.retain(|batch| batch.num_rows() > 0);
+        let left = || self.joined.iter().chain(&self.recent);
+        self.rows = left().map(RecordBatch::num_rows).sum();
+        self.bytes = left().map(RecordBatch::get_array_memory_size).sum();
+        for revision in revisions {
+            let found = taken.get(&revision.window).copied().unwrap_or(0);
+            if found == 0 && revision.before > 0 && !self.replaced.contains_key(&revision.window) {
+                self.replaced.insert(revision.window, revision.before);
+            } else if found != revision.before {
+                let what = format!("a window has {found} closed rows, not {}", revision.before);
+                return Err(Error::internal(what));
+            }
+            if revision.rows.num_rows() > 0 {
+                self.push(revision.rows.clone())?;
+            }
+        }
+        Ok(())
+    }
+
     fn batches(&self) -> Vec<RecordBatch> {
         self.joined.iter().chain(&self.recent).cloned().collect()
     }
@@ -58,6 +97,16 @@ impl Buffer {
         taken.append(&mut self.recent);
         taken
     }
+}
+
+/// The closed rows of a view that are not in files.
+#[derive(Debug, Default)]
+pub(crate) struct Closed {
+    pub(crate) rows: Vec<RecordBatch>,
+    /// Windows whose rows in files they replace.
+    pub(crate) replaced: Vec<WindowBounds>,
+    /// The columns that hold start and end of a row's window, if the view may be revised.
+    pub(crate) columns: Option<(String, String)>,
 }
 
 /// When buffered rows get a file.
@@ -89,8 +138,12 @@ pub(crate) struct Tables {
 
 impl Tables {
     /// Empty buffers.
-    pub(crate) fn new(settings: FlushSettings, views: impl IntoIterator<Item = String>) -> Self {
-        let views = views.into_iter().map(|view| (view, Buffer::default())).collect();
+    pub(crate) fn new(
+        settings: FlushSettings,
+        views: impl IntoIterator<Item = (String, Option<WindowColumns>)>,
+    ) -> Self {
+        let buffer = |columns| Buffer { columns, ..Buffer::default() };
+        let views = views.into_iter().map(|(view, columns)| (view, buffer(columns))).collect();
         Self { settings, views }
     }
 
@@ -105,6 +158,34 @@ impl Tables {
             Some(buffer) => buffer.push(rows),
             None => Err(Error::internal(format!("view '{view}' has no table in this job"))),
         }
+    }
+
+    /// Replaces the rows of closed windows.
+    pub(crate) fn revise(&mut self, view: &str, revisions: &[RevisedWindow]) -> Result<()> {
+        match self.views.get_mut(view) {
+            Some(buffer) => buffer.revise(revisions),
+            None => Err(Error::internal(format!("view '{view}' has no table in this job"))),
+        }
+    }
+
+    /// Takes out which windows in files are replaced with this commit. Their new rows are among
+    /// those that [`Self::take`] gave just before.
+    pub(crate) fn take_revised(&mut self) -> Vec<RevisedTable> {
+        let mut revised = Vec::new();
+        for (view, buffer) in &mut self.views {
+            let Some(columns) = &buffer.columns else { continue };
+            let replaced = std::mem::take(&mut buffer.replaced);
+            if !replaced.is_empty() {
+                revised.push(RevisedTable {
+                    view: view.clone(),
+                    start_column: columns.start.1.clone(),
+                    end_column: columns.end.1.clone(),
+                    rows: replaced.values().sum(),
+                    windows: replaced.into_keys().collect(),
+                });
+            }
+        }
+        revised
     }
 
     /// The view was dropped: its rows are of no use.
@@ -149,9 +230,17 @@ impl Tables {
         self.views.iter().map(|(view, buffer)| (view.clone(), buffer.batches())).collect()
     }
 
-    /// The rows of one view.
-    pub(crate) fn rows(&self, view: &str) -> Vec<RecordBatch> {
-        self.views.get(view).map(Buffer::batches).unwrap_or_default()
+    /// The rows of one view as they are with further revisions, and the windows whose rows in
+    /// files count no more.
+    pub(crate) fn closed(&self, view: &str, revisions: &[RevisedWindow]) -> Result<Closed> {
+        let Some(buffer) = self.views.get(view) else { return Ok(Closed::default()) };
+        let mut buffer = buffer.clone();
+        if !revisions.is_empty() {
+            buffer.revise(revisions)?;
+        }
+        let rows = buffer.batches();
+        let columns = buffer.columns.map(|columns| (columns.start.1, columns.end.1));
+        Ok(Closed { rows, replaced: buffer.replaced.into_keys().collect(), columns })
     }
 
     /// The published files of one view.
@@ -163,6 +252,13 @@ impl Tables {
     pub(crate) fn set_files(&mut self, view: &str, files: Vec<String>) {
         if let Some(buffer) = self.views.get_mut(view) {
             buffer.unjudged = files.len();
+            buffer.files = files;
+        }
+    }
+
+    /// The files of a view after some were written again.
+    pub(crate) fn list_anew(&mut self, view: &str, files: Vec<String>) {
+        if let Some(buffer) = self.views.get_mut(view) {
             buffer.files = files;
         }
     }
@@ -200,6 +296,9 @@ impl Tables {
 
 impl FlushSettings {
     fn is_due(&self, buffer: &Buffer) -> bool {
+        if !buffer.replaced.is_empty() {
+            return true;
+        }
         let old = buffer.since.is_some_and(|since| since.elapsed() >= self.age);
         buffer.rows > 0 && (buffer.rows >= self.rows || old)
     }

@@ -9,11 +9,11 @@ use arrow::{
 use tidemill_contract::{ColumnKind, Error, ErrorKind, Result};
 use tidemill_sql::{
     catalog::Catalog,
-    parse::{ShowKind, Statement, closest},
+    parse::{Late, ShowKind, Statement, closest},
 };
 
 use super::StatementResult;
-use crate::status::Status;
+use crate::{query, status::Status};
 
 /// `SHOW kind`.
 pub(super) fn show(kind: ShowKind, catalog: &Catalog, status: &Status) -> Result<StatementResult> {
@@ -44,6 +44,13 @@ pub(super) fn describe(catalog: &Catalog, name: &str) -> Result<StatementResult>
                 nullable.to_owned(),
                 kind,
             ]);
+        }
+        return table.rows();
+    }
+    if catalog.late_relation(name).is_some() {
+        for field in query::late_schema().fields() {
+            let data_type = field.data_type().to_string();
+            table.push([field.name().clone(), data_type, "YES".to_owned(), "late row".to_owned()]);
         }
         return table.rows();
     }
@@ -100,11 +107,17 @@ fn sources(catalog: &Catalog) -> Result<StatementResult> {
 }
 
 fn views(catalog: &Catalog, status: &Status) -> Result<StatementResult> {
-    let mut table = Table::new(&["name", "source", "state", "query", "error"]);
+    let mut table = Table::new(&["name", "source", "state", "late", "query", "error"]);
     for view in catalog.views() {
         let (state, error) = state_of(status, &view.name);
-        let text = one_line(&view.text);
-        table.push([view.name.clone(), view.root_source.clone(), state, text, error]);
+        let late = match &view.late {
+            Late::Keep => "keep".to_owned(),
+            Late::Drop => "drop".to_owned(),
+            Late::To(name) => format!("to {name}"),
+            Late::Revise(horizon) => format!("revise for {} s", horizon / 1_000_000),
+        };
+        let (source, text) = (view.root_source.clone(), one_line(&view.text));
+        table.push([view.name.clone(), source, state, late, text, error]);
     }
     table.rows()
 }
@@ -180,6 +193,9 @@ fn all(catalog: &Catalog) -> Result<StatementResult> {
     }
     for name in catalog.alerts().keys() {
         table.push([name.clone(), "alert".to_owned()]);
+    }
+    for (name, view) in catalog.late_relations() {
+        table.push([name.to_owned(), format!("late rows of {view}")]);
     }
     table.rows()
 }

@@ -1,4 +1,5 @@
-//! The quarantine of a source as a table: the newest records of its `dead` or `late` topic.
+//! Topics that jobs fill as tables: the newest records of the `dead` or `late` topic of a source,
+//! of a view's own topic of late rows, and of what late rows changed in a view.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -22,12 +23,16 @@ pub(super) const KINDS: &[&str] = &["dead", "late"];
 /// Records read at most from each partition, newest first counted: a look, not an export.
 const RECORDS_MAX: i64 = 100_000;
 
-/// Registers the newest records of a quarantine topic.
+/// What follows the `$` for the changes of a view.
+pub(super) const REVISIONS: &str = "revisions";
+
+/// Registers the newest records of a topic.
 pub(super) async fn register(
     session: &SessionContext,
     table: &TableReference,
     log: &KafkaLog,
     topic: &str,
+    schema: SchemaRef,
 ) -> Result<()> {
     let mut lines = Vec::new();
     if log.partitions(topic).await?.is_some() {
@@ -46,7 +51,6 @@ pub(super) async fn register(
             lines.push(b'\n');
         }
     }
-    let schema = schema();
     let batches = decode(&schema, &lines)
         .map_err(|e| Error::internal(format!("topic '{topic}' holds other records: {e}")))?;
     let memory = MemTable::try_new(schema, vec![batches]).map_err(failed)?;
@@ -61,10 +65,33 @@ fn identity(record: &RawRecord) -> Option<Vec<Bytes>> {
     (!parts.is_empty()).then_some(parts)
 }
 
-fn schema() -> SchemaRef {
-    let text = |name| Field::new(name, DataType::Utf8, true);
-    let number = |name| Field::new(name, DataType::Int64, true);
-    let micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+fn text(name: &str) -> Field {
+    Field::new(name, DataType::Utf8, true)
+}
+
+fn number(name: &str) -> Field {
+    Field::new(name, DataType::Int64, true)
+}
+
+fn instant(name: &str) -> Field {
+    Field::new(name, DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true)
+}
+
+/// The columns of changes.
+pub(crate) fn revisions() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        instant("window_start"),
+        instant("window_end"),
+        text("key"),
+        text("before"),
+        text("after"),
+        number("epoch"),
+        number("late_rows"),
+    ]))
+}
+
+/// The columns of quarantined rows.
+pub(crate) fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text("source"),
         text("query"),
@@ -78,7 +105,7 @@ fn schema() -> SchemaRef {
         text("raw_text"),
         text("raw_base64"),
         number("raw_bytes"),
-        Field::new("at", micros, true),
+        instant("at"),
     ]))
 }
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, BooleanArray, RecordBatch},
+    array::{ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray},
+    compute::cast as cast_array,
     datatypes::{DataType, Field, Schema, SchemaRef},
+    error::ArrowError,
 };
 use datafusion::{
-    common::TableReference,
+    common::{JoinType, TableReference},
     datasource::{
         MemTable,
         file_format::parquet::ParquetFormat,
@@ -42,8 +44,8 @@ pub(super) async fn register(
     rows: ViewSnapshot,
 ) -> Result<()> {
     let schema = with_is_final(&rows.schema);
-    let mut batches = Vec::with_capacity(rows.closed.len() + rows.live.len());
-    for batch in &rows.closed {
+    let mut batches = Vec::with_capacity(rows.closed.rows.len() + rows.live.len());
+    for batch in &rows.closed.rows {
         batches.push(marked(batch, &schema, true)?);
     }
     for batch in &rows.live {
@@ -53,6 +55,7 @@ pub(super) async fn register(
     let mut frame = session.read_table(Arc::new(memory)).map_err(failed)?;
     if !rows.files.is_empty() {
         let files = read_files(session, &rows.schema, &rows.files)?;
+        let files = without_replaced(session, files, &rows)?;
         frame = files.union(frame).map_err(failed)?;
     }
     session.register_table(table.clone(), frame.into_view()).map_err(failed)?;
@@ -77,6 +80,36 @@ fn read_files(session: &SessionContext, schema: &SchemaRef, files: &[String]) ->
     }
     columns.push(lit(true).alias(IS_FINAL));
     session.read_table(Arc::new(table)).and_then(|frame| frame.select(columns)).map_err(failed)
+}
+
+/// The rows of files without those of windows that were revised since.
+fn without_replaced(
+    session: &SessionContext,
+    files: DataFrame,
+    rows: &ViewSnapshot,
+) -> Result<DataFrame> {
+    let closed = &rows.closed;
+    let Some((start, end)) = closed.columns.as_ref().filter(|_| !closed.replaced.is_empty()) else {
+        return Ok(files);
+    };
+    let instants = |name: &str, values: Vec<i64>| -> Result<(Field, ArrayRef), ArrowError> {
+        let data_type = rows.schema.field_with_name(name)?.data_type().clone();
+        let column = cast_array(&TimestampMicrosecondArray::from(values), &data_type)?;
+        Ok((Field::new(format!("replaced.{name}"), data_type, false), column))
+    };
+    let windows = &closed.replaced;
+    let table = instants(start, windows.iter().map(|window| window.start).collect())
+        .and_then(|start| {
+            let end = instants(end, windows.iter().map(|window| window.end).collect())?;
+            let schema = Arc::new(Schema::new(vec![start.0, end.0]));
+            RecordBatch::try_new(schema, vec![start.1, end.1])
+        })
+        .map_err(|e| Error::internal(format!("windows are no table: {e}")))?;
+    let memory = MemTable::try_new(table.schema(), vec![vec![table]]).map_err(failed)?;
+    let replaced = session.read_table(Arc::new(memory)).map_err(failed)?;
+    let same = [(start, "replaced."), (end, "replaced.")]
+        .map(|(name, prefix)| ident(name).eq(ident(format!("{prefix}{name}"))));
+    files.join_on(replaced, JoinType::LeftAnti, same).map_err(failed)
 }
 
 fn with_is_final(schema: &SchemaRef) -> SchemaRef {

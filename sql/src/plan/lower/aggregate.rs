@@ -72,7 +72,8 @@ pub(super) fn cut_aggregate(mut cut: Cut, node: &LogicalAggregate) -> Result<Cut
             OutputColumn::WindowStart => Role::WindowStart,
             OutputColumn::WindowEnd => Role::WindowEnd,
             OutputColumn::WindowTime => Role::WindowTime,
-            _ => Role::Plain,
+            OutputColumn::Key(_) => Role::Key,
+            OutputColumn::Aggregate(_) => Role::Plain,
         })
         .collect();
     std::mem::swap(&mut cut.roles, &mut roles);
@@ -180,7 +181,7 @@ fn window_column(role: Role) -> Option<OutputColumn> {
         Role::WindowStart => Some(OutputColumn::WindowStart),
         Role::WindowEnd => Some(OutputColumn::WindowEnd),
         Role::WindowTime => Some(OutputColumn::WindowTime),
-        Role::Plain | Role::Time(_) => None,
+        Role::Plain | Role::Key | Role::Time(_) => None,
     }
 }
 
