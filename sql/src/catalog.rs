@@ -118,6 +118,8 @@ impl Catalog {
             Statement::Explain(_)
             | Statement::ExplainStall(_)
             | Statement::Show(_)
+            | Statement::ShowDead(_)
+            | Statement::ReplayDead(_)
             | Statement::Describe(_)
             | Statement::Select(_) => Ok(Applied::Unchanged),
         }?;

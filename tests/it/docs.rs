@@ -4,7 +4,7 @@
 //! A page's blocks are one script in order, from an empty catalog. A block marked `sql error`
 //! begins with a comment that names the code it must fail with, and leaves nothing behind.
 
-use tidemill_contract::Result;
+use tidemill_contract::{FaultClass, Result};
 use tidemill_sql::catalog::Catalog;
 use tidemill_sql::parse::{Parsed, Statement, parse_script};
 
@@ -64,6 +64,18 @@ fn every_setting_is_listed() {
     let rows = page.lines().filter(|line| line.starts_with("| `")).count();
     // The one row more is the free-form `kafka.properties.*`.
     assert_eq!(rows, tidemill::config::KEYS.len() + 1, "docs/config.md lists something unknown");
+}
+
+#[test]
+fn every_class_of_fault_is_listed() {
+    let page = text("docs/dead-letters.md");
+    for class in FaultClass::ALL {
+        let listed = page.lines().any(|line| {
+            line.starts_with(&format!("| `{class}` |"))
+                && line.ends_with(&format!("| {} |", class.help()))
+        });
+        assert!(listed, "docs/dead-letters.md lacks {class}: {}", class.help());
+    }
 }
 
 /// A fenced block of SQL.

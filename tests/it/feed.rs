@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use tidemill_connectors::broker::{Broker, BrokerConfig};
 use tidemill_connectors::log::kafka::{KafkaLog, KafkaSettings};
 use tidemill_connectors::store;
-use tidemill_contract::{Result, RowFault, Source, SourceRow};
-use tidemill_runtime::{Board, Feed, FeedEnd};
+use tidemill_contract::{FaultClass, Result, RowFault, Source, SourceRow};
+use tidemill_runtime::{Board, Breaker, Feed, FeedEnd};
 use tokio::sync::watch;
 
 const UNITS: u64 = 4;
@@ -44,7 +44,12 @@ impl Source for Numbers {
         let rows = (self.next..end).map(|row| {
             let text = format!("{{\"n\":{}}}", (self.unit - 1) * ROWS + row);
             let raw = Bytes::from(text);
-            let fault = RowFault { raw: raw.clone(), stage: "read", reason: "odd".to_owned() };
+            let fault = RowFault {
+                raw: raw.clone(),
+                stage: "read",
+                class: FaultClass::Syntax,
+                reason: "odd".to_owned(),
+            };
             let payload = if row % 100 == 99 { Err(fault) } else { Ok(raw) };
             SourceRow { row, key: None, payload }
         });
@@ -82,6 +87,7 @@ async fn fixture(partitions: i32, pause: Duration) -> Fixture {
         log,
         store: store::open(&bucket.to_string_lossy(), &BTreeMap::new()).unwrap(),
         board: Arc::new(Board::default()),
+        breaker: Breaker::default(),
     };
     Fixture { _folder: folder, _broker: broker, feed }
 }

@@ -12,6 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod backends;
 mod bucket;
 mod cli;
+mod dead;
 mod demo;
 mod docs;
 mod fault;

@@ -40,6 +40,8 @@ pub const COMMON_OPTIONS: &[&str] = &[
     "scan.bounded.*",
     "scan.watermark.*",
     "watermark.*",
+    "dead.max-ratio",
+    "dead.window",
 ];
 
 /// Checks that the kind exists, its options are known and its columns fit.

@@ -11,7 +11,7 @@ use arrow::datatypes::{
 };
 use bytes::Bytes;
 use tidemill_connectors::format::json::{Decoded, JsonDecoder, encode};
-use tidemill_contract::{Options, PartitionId, RawBatch, RawRecord};
+use tidemill_contract::{FaultClass, Options, PartitionId, RawBatch, RawRecord};
 
 fn raw(payloads: &[Option<&[u8]>]) -> RawBatch {
     let records = payloads
@@ -331,4 +331,86 @@ fn no_columns_at_all_still_count_rows() {
     let decoded = decoder(Vec::new()).decode(&texts(&["{\"a\":1}", "[", "{}"])).unwrap();
     assert_eq!(decoded.rows.num_rows(), 2);
     assert_eq!(decoded.faults.len(), 1);
+}
+
+fn class_of(decoder: &mut JsonDecoder, payload: &[u8]) -> Option<FaultClass> {
+    let decoded = decoder.decode(&raw(&[Some(payload)])).unwrap();
+    assert_eq!(decoded.rows.num_rows() + decoded.faults.len(), 1);
+    decoded.faults.first().map(|(_, fault)| fault.class)
+}
+
+#[test]
+fn limits_are_exact() {
+    let mut decoder = decoder(vec![Field::new("id", DataType::Int64, true)]);
+    let nested = |depth: usize| {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        format!("{{\"id\":1,\"x\":{open}{close}}}").into_bytes()
+    };
+    assert_eq!(class_of(&mut decoder, &nested(127)), None);
+    assert_eq!(class_of(&mut decoder, &nested(128)), Some(FaultClass::TooDeep));
+    let keyed = |keys: usize| {
+        let keys: Vec<String> = (0..keys).map(|key| format!("\"k{key}\":0")).collect();
+        format!("{{{}}}", keys.join(",")).into_bytes()
+    };
+    assert_eq!(class_of(&mut decoder, &keyed(65_536)), None);
+    assert_eq!(class_of(&mut decoder, &keyed(65_537)), Some(FaultClass::TooManyKeys));
+    let long = |bytes: usize| format!("{{{}}}", " ".repeat(bytes - 2)).into_bytes();
+    assert_eq!(class_of(&mut decoder, &long(16 << 20)), None);
+    assert_eq!(class_of(&mut decoder, &long((16 << 20) + 1)), Some(FaultClass::TooLarge));
+}
+
+/// Pieces that JSON is made of, and pieces that spoil it.
+const PIECES: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    "\"",
+    "\"a\"",
+    "\"a\":",
+    "1",
+    "-",
+    "0",
+    ".5",
+    "e3",
+    "true",
+    "nul",
+    "l",
+    " ",
+    "\n",
+    "\\",
+    "\\n",
+    "\\u",
+    "d83d",
+    "\\ude00",
+    "\u{e9}",
+    "\u{0}",
+    "x",
+    "{\"b\":[",
+    "]}",
+    "{}",
+    "[]",
+    "\"id\":1",
+    ",\"c\":\"\\u00e9\"",
+];
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(20_000))]
+
+    /// What is taken is what another strict reader takes, and arrow's tape agrees with both.
+    #[test]
+    fn json_is_taken_to_the_letter(pieces in proptest::collection::vec(0..PIECES.len(), 0..14)) {
+        let inner: String = pieces.iter().map(|piece| PIECES[*piece]).collect();
+        for text in [inner.clone(), format!("{{{inner}}}"), format!("{{\"x\":{inner}}}")] {
+            let read = serde_json::from_str::<serde_json::Value>(&text);
+            // A number beyond a double is JSON all the same.
+            let too_large = read.as_ref().err().is_some_and(|e| e.to_string().contains("out of range"));
+            let is_object = read.as_ref().is_ok_and(serde_json::Value::is_object) || too_large;
+            let mut decoder = decoder(vec![Field::new("nothing", DataType::Int64, true)]);
+            let class = class_of(&mut decoder, text.as_bytes());
+            proptest::prop_assert_eq!(class.is_none(), is_object, "{:?}: {:?}, {:?}", text, class, read);
+        }
+    }
 }

@@ -7,12 +7,12 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use arrow::array::{Decimal128Array, Int32Array, RecordBatch, StringArray};
+use arrow::array::{Decimal128Array, Float64Array, Int32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, TimeUnit};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tidemill_connectors::sources;
-use tidemill_contract::{Column, ColumnKind, Options, Source, SourceRow, SourceSpec};
+use tidemill_contract::{Column, ColumnKind, FaultClass, Options, Source, SourceRow, SourceSpec};
 
 fn spec(columns: &[(&str, DataType)], options: &[(&str, &str)]) -> SourceSpec {
     let mut with = Options::default();
@@ -307,6 +307,24 @@ async fn csv_without_a_header_goes_by_order() {
 }
 
 #[tokio::test]
+async fn a_quote_that_is_never_closed_costs_one_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.csv");
+    let line = "2,b,1.5,\n";
+    let lines = (40 << 20) / line.len();
+    let text = format!("id,name,price,at\n1,\"a,1,\n{}", line.repeat(lines));
+    std::fs::write(&path, text).unwrap();
+    let mut source = open(&files(&path, &[]), &[]);
+    let rows = read_all(&mut source).await.remove(0).1;
+    let fault = rows[0].payload.as_ref().unwrap_err();
+    assert_eq!((fault.stage, fault.class), ("read", FaultClass::TooLarge));
+    assert!(fault.raw.len() <= 16 << 20);
+    assert!(rows[1..].iter().all(|row| row.payload.is_ok()), "the next lines are rows again");
+    let left = lines - (16 << 20) / line.len();
+    assert!(rows.len().abs_diff(left) <= 3, "{} rows of {left}", rows.len());
+}
+
+#[tokio::test]
 async fn json_lines_pass_as_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.jsonl");
@@ -349,6 +367,24 @@ async fn parquet_gives_the_declared_columns() {
     let text = |n: usize| String::from_utf8(rows[n].payload.clone().unwrap().to_vec()).unwrap();
     assert_eq!(text(0), r#"{"id":0,"name":null,"price":0.00}"#);
     assert_eq!(text(2443), r#"{"id":2443,"name":"n\n2443","price":24.43}"#);
+}
+
+#[tokio::test]
+async fn a_parquet_value_that_json_cannot_say_is_a_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let prices = Float64Array::from(vec![Some(1.5), Some(f64::NAN), None, Some(f64::INFINITY)]);
+    let batch = RecordBatch::try_from_iter_with_nullable([("price", Arc::new(prices) as _, true)]);
+    let batch = batch.unwrap();
+    let file = std::fs::File::create(&path).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let mut source = open(&files(&path, &[]), &[]);
+    let rows = read_all(&mut source).await.remove(0).1;
+    let classes: Vec<_> =
+        rows.iter().map(|row| row.payload.as_ref().err().map(|fault| fault.class)).collect();
+    assert_eq!(classes, [None, Some(FaultClass::Range), None, Some(FaultClass::Range)]);
 }
 
 #[tokio::test]

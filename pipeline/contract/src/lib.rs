@@ -10,6 +10,7 @@ pub mod batch;
 pub mod commit;
 pub mod emission;
 pub mod error;
+pub mod fault;
 pub mod log;
 pub mod metric;
 pub mod sink;
@@ -21,10 +22,10 @@ pub use batch::{EventBatch, RawBatch, RawRecord};
 pub use commit::{Commit, Origin, OutboxFile, PartitionProgress, RevisedTable, Split, StagedFile};
 pub use emission::{Emission, EmissionKind, WindowBounds};
 pub use error::{Error, ErrorKind, Result, Span, panic_text};
+pub use fault::{FaultClass, RowFault};
 pub use log::{LogReader, LogWriter, PartitionId, ProduceRecord};
 pub use sink::SinkSpec;
 pub use source::{
-    Column, ColumnKind, MetadataColumn, Options, RowFault, Source, SourceRow, SourceSpec,
-    WatermarkSpec,
+    Column, ColumnKind, MetadataColumn, Options, Source, SourceRow, SourceSpec, WatermarkSpec,
 };
 pub use time::{Clock, Micros, SystemClock, Watermark};

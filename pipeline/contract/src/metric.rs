@@ -41,6 +41,7 @@ metrics! {
     COMMIT_SECONDS, "tidemill_commit_seconds", "histogram", ["job"], "Time from snapshot to commit record.";
     FEED_ROWS, "tidemill_feed_rows_total", "counter", ["source"], "Rows a feed appended to its topic.";
     FEED_DEAD, "tidemill_feed_quarantined_total", "counter", ["source"], "Rows a feed sent to quarantine.";
+    BREAKER_TRIPS, "tidemill_breaker_trips_total", "counter", ["source"], "Times reading stopped because too many of a source's newest records were bad.";
     ALERTS, "tidemill_alert_events_total", "counter", ["alert", "status"], "Alert events emitted.";
     FILES_CLEANED, "tidemill_files_cleaned_total", "counter", ["job"], "Data files deleted because nobody needs them.";
     HTTP_REQUESTS, "tidemill_http_requests_total", "counter", ["route", "status"], "HTTP requests served.";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arrow_schema::DataType;
 use bytes::Bytes;
 
-use crate::{Error, Micros, Result, Span};
+use crate::{Error, Micros, Result, RowFault, Span};
 
 /// Options of a `WITH (…)` clause: key → value, with the place of each key for errors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -134,17 +134,6 @@ impl SourceSpec {
     pub fn physical(&self) -> impl Iterator<Item = &Column> {
         self.columns.iter().filter(|column| column.kind == ColumnKind::Physical)
     }
-}
-
-/// Why a row could not be taken, with its raw bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RowFault {
-    /// The bytes as read.
-    pub raw: Bytes,
-    /// Stage that refused it: `read`, `decode`, `check`, `time`.
-    pub stage: &'static str,
-    /// What is wrong with it.
-    pub reason: String,
 }
 
 /// A row read from an outside source, to be appended to the topic.

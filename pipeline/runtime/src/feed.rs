@@ -24,6 +24,7 @@ use tidemill_contract::{Error, ErrorKind, Result, Source, SourceSpec, panic_text
 use tokio::sync::watch;
 
 use crate::{
+    breaker::Breaker,
     patience::{back_off, patiently},
     status::Board,
     writer::WriterSlot,
@@ -68,6 +69,8 @@ pub struct Feed {
     pub store: Store,
     /// Where it says how it goes.
     pub board: Arc<Board>,
+    /// Stops it when too many rows are bad.
+    pub breaker: Breaker,
 }
 
 impl fmt::Debug for Feed {
@@ -103,6 +106,7 @@ impl Feed {
             log,
             store,
             board,
+            breaker: Breaker::of_source(spec)?,
         })
     }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tidemill_connectors::store::{self, Store};
 use tidemill_contract::{Error, ErrorKind, Result};
 
-use crate::feed;
+use crate::{dead, feed};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -115,10 +115,27 @@ pub async fn check(store: &Store, depth: Depth) -> Result<Report> {
     Box::pin(jobs::check(store, depth, &mut report)).await?;
     Box::pin(tables::check(store, depth, &mut report)).await?;
     check_feeds(store, &mut report).await?;
+    check_replays(store, &mut report).await?;
     report.findings.sort_by(|left, right| {
         right.severity.cmp(&left.severity).then_with(|| left.object.cmp(&right.object))
     });
     Ok(report)
+}
+
+async fn check_replays(store: &Store, report: &mut Report) -> Result<()> {
+    for path in store::list(store, &Path::from("replays")).await? {
+        if path.extension() != Some("json") {
+            continue;
+        }
+        let Some(bytes) = store::get(store, &path).await? else { continue };
+        report.count("replay records");
+        report.bytes += bytes.len() as u64;
+        if let Err(error) = dead::check_entry(store, &path, &bytes).await {
+            let meaning = "rows of the source are not replayed: it is not known which were";
+            report.take(&path, Severity::Damage, error, meaning)?;
+        }
+    }
+    Ok(())
 }
 
 async fn check_feeds(store: &Store, report: &mut Report) -> Result<()> {

@@ -28,7 +28,7 @@ mod revise;
 mod run;
 mod serve;
 mod sink;
-mod skew;
+pub(crate) mod skew;
 mod stall;
 pub(crate) mod state;
 mod step;

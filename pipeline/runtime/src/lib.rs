@@ -5,8 +5,10 @@
 //! meet, one stage a file. It never parses SQL and never speaks a wire protocol itself.
 
 mod assignment;
+mod breaker;
 pub mod catalog_log;
 pub mod clean;
+mod dead;
 pub mod delivery;
 mod feed;
 pub mod fsck;
@@ -27,6 +29,7 @@ mod supervisor;
 pub mod watermark;
 mod writer;
 
+pub use breaker::Breaker;
 pub use clean::CleanSettings;
 pub use feed::{Feed, FeedEnd, OpenSource};
 pub use memory::{BUDGET_MIN, default_budget};

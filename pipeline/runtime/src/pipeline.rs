@@ -6,6 +6,7 @@
 //! - a statement that answers `Ok` is in the catalog log before it has any effect;
 //! - after `stop` everything read is committed, and nothing runs.
 
+mod dead;
 mod open;
 mod registry;
 mod show;
@@ -13,6 +14,7 @@ mod stall;
 mod statement;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     sync::{Arc, PoisonError, Weak},
     time::Duration,
@@ -30,6 +32,7 @@ use crate::{
     settings::Settings,
     status::{Board, Status},
     supervisor::Supervisor,
+    writer::WriterSlot,
 };
 use registry::CatalogState;
 
@@ -71,6 +74,9 @@ pub struct Pipeline {
     parted: Arc<Notify>,
     /// Statements are taken one at a time.
     state: Arc<Mutex<State>>,
+    /// Replays are run one at a time: each rests on what the one before has noted. By source and
+    /// brokers, the writers they append with.
+    replays: Mutex<BTreeMap<(String, String), WriterSlot>>,
 }
 
 /// What statements change.
@@ -93,10 +99,14 @@ impl Pipeline {
         }
         let mut supervisor = Supervisor::new(self.environment());
         let started = Box::pin(supervisor.start_all(&state.catalog.registry)).await;
+        let catalog = Arc::clone(&state.catalog.registry.catalog);
         // What was started before the failure is stopped by `stop`.
         state.supervisor = Some(supervisor);
         tokio::spawn(follow_partings(Arc::downgrade(&self.state), Arc::clone(&self.parted)));
-        started
+        drop(state);
+        started?;
+        self.finish_replays(&catalog).await;
+        Ok(())
     }
 
     fn environment(&self) -> JobEnvironment {

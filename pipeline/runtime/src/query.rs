@@ -248,7 +248,7 @@ pub(crate) fn unknown(catalog: &Catalog, name: &str) -> Error {
 }
 
 /// A failure of the query engine in the contract's words.
-fn failed(error: DataFusionError) -> Error {
+pub(crate) fn failed(error: DataFusionError) -> Error {
     let root = error.find_root();
     if let DataFusionError::External(inner) = root
         && let Some(own) = inner.downcast_ref::<Error>()

@@ -51,6 +51,8 @@ impl Registry {
 #[derive(Debug)]
 struct FeedHandle {
     stop: watch::Sender<bool>,
+    /// Written by the feed when it is drained, and by who appends to its topic after that.
+    ended: watch::Sender<Option<FeedEnd>>,
     end: watch::Receiver<Option<FeedEnd>>,
     task: JoinHandle<()>,
 }
@@ -196,12 +198,14 @@ impl Supervisor {
 
     /// Where a source ends; starts its feed if it needs one.
     fn bound_of(&mut self, source: &SourceSpec) -> Result<Bound> {
-        let is_fed = !matches!(sources::open(source, std::collections::BTreeSet::new()), Ok(None));
-        if !is_fed {
-            let ends = source.options.get(BOUNDED_MODE) == Some("latest-offset");
-            return Ok(if ends { Bound::AtStart } else { Bound::Never });
+        let ending = ending(source);
+        if ending == Ending::Fixed {
+            return Ok(Bound::AtStart);
         }
-        let is_bounded = source.options.get(MONITOR_INTERVAL).is_none();
+        if matches!(sources::open(source, std::collections::BTreeSet::new()), Ok(None)) {
+            return Ok(Bound::Never);
+        }
+        let is_bounded = ending == Ending::Fed;
         if !self.feeds.contains_key(&source.name) {
             let feed = self.start_feed(source, is_bounded)?;
             self.feeds.insert(source.name.clone(), feed);
@@ -221,8 +225,8 @@ impl Supervisor {
         });
         let (stop, stopped) = watch::channel(false);
         let (ended, end) = watch::channel(None);
-        let task = environment.executor.spawn(feed.run(ended, stopped));
-        Ok(FeedHandle { stop, end, task })
+        let task = environment.executor.spawn(feed.run(ended.clone(), stopped));
+        Ok(FeedHandle { stop, ended, end, task })
     }
 
     /// A query was dropped: its results go, and its job if nothing else runs in it.
@@ -264,6 +268,17 @@ impl Supervisor {
             store::delete(store, &object).await?;
         }
         Ok(())
+    }
+
+    /// The topic of a bounded feed ends further on now: its job reads up to there.
+    pub(crate) fn extend_end(&self, source: &str, ends: &BTreeMap<i32, i64>) {
+        let Some(feed) = self.feeds.get(source) else { return };
+        feed.ended.send_modify(|end| {
+            // A feed that is not drained yet will find the end itself.
+            for (partition, bound) in end.iter_mut().flat_map(|end| &mut end.ends) {
+                *bound = ends.get(partition).map_or(*bound, |end| (*end).max(*bound));
+            }
+        });
     }
 
     /// Watches a view from now on.
@@ -349,8 +364,31 @@ impl FeedHandle {
     }
 }
 
+/// How a source ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Never.
+    Never,
+    /// Where its topic ended when its job first started.
+    Fixed,
+    /// Where its feed says.
+    Fed,
+}
+
+/// How a source ends, by its declaration.
+pub(crate) fn ending(source: &SourceSpec) -> Ending {
+    let is_fed = !matches!(sources::open(source, std::collections::BTreeSet::new()), Ok(None));
+    let follows = source.options.get(MONITOR_INTERVAL).is_some();
+    let is_fixed = source.options.get(BOUNDED_MODE) == Some("latest-offset");
+    match (is_fed, follows, is_fixed) {
+        (true, false, _) => Ending::Fed,
+        (false, _, true) => Ending::Fixed,
+        _ => Ending::Never,
+    }
+}
+
 /// The log a source's topic is in: the process's own unless the source names other properties.
-fn source_log(log: &KafkaLog, source: &SourceSpec) -> Result<KafkaLog> {
+pub(crate) fn source_log(log: &KafkaLog, source: &SourceSpec) -> Result<KafkaLog> {
     let mut settings: KafkaSettings = log.settings().clone();
     let mut is_other = false;
     for (key, value) in source.options.iter() {

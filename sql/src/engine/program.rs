@@ -5,6 +5,7 @@
 //! becomes a fault; its neighbours go on. It never drops a row silently.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
@@ -12,7 +13,9 @@ use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::common::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
-use tidemill_contract::{Column, ColumnKind, EventBatch, RawBatch, Result, RowFault, SourceSpec};
+use tidemill_contract::{
+    Column, ColumnKind, EventBatch, FaultClass, RawBatch, Result, RowFault, SourceSpec,
+};
 
 use super::metadata::metadata_column;
 use super::rows::batch_of;
@@ -108,7 +111,8 @@ impl SourceProgram {
                 let good = BooleanArray::from_iter((0..times.len()).map(|row| {
                     let good = times.is_valid(row);
                     if !good {
-                        faults.push(fault(record_index[row], raw, "time", "event time is null"));
+                        let reason = "event time is null".to_owned();
+                        faults.push(fault(record_index[row], raw, FaultClass::NoTime, reason));
                     }
                     Some(good)
                 }));
@@ -159,7 +163,7 @@ impl SourceProgram {
             let outcome = self.evaluate(&base.slice(row, 1));
             if let Err(error) = &outcome {
                 let reason = error.strip_backtrace();
-                faults.push(fault(*record, raw, "check", &reason));
+                faults.push(fault(*record, raw, FaultClass::Computed, reason));
             }
             good.push(outcome.is_ok());
         }
@@ -168,7 +172,15 @@ impl SourceProgram {
         Ok((rows, keep(&record_index, &good)))
     }
 
+    /// A function that panics on a value is that row's fault, like one that returns an error.
     fn evaluate(&self, base: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
+        let work = || self.evaluate_all(base);
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_panic| {
+            Err(DataFusionError::Execution("a function of a computed column panicked".to_owned()))
+        })
+    }
+
+    fn evaluate_all(&self, base: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
         let mut plain = base.columns().iter();
         let mut columns = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
@@ -186,8 +198,9 @@ fn keep(record_index: &[u32], good: &BooleanArray) -> Vec<u32> {
     kept.filter(|(_, good)| *good).map(|(record, _)| *record).collect()
 }
 
-fn fault(record: u32, raw: &RawBatch, stage: &'static str, reason: &str) -> (u32, RowFault) {
+fn fault(record: u32, raw: &RawBatch, class: FaultClass, reason: String) -> (u32, RowFault) {
+    let stage = if class == FaultClass::NoTime { "time" } else { "check" };
     let payload = raw.records.get(record as usize).and_then(|record| record.payload.clone());
     let raw = payload.unwrap_or_default();
-    (record, RowFault { raw, stage, reason: reason.to_owned() })
+    (record, RowFault { raw, stage, class, reason })
 }

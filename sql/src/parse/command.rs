@@ -35,7 +35,7 @@ pub(super) fn show(cursor: &mut Cursor<'_>) -> Result<ShowKind> {
             return Ok(*kind);
         }
     }
-    let words: Vec<&str> = SHOWN.iter().map(|(word, _)| *word).collect();
+    let words: Vec<&str> = SHOWN.iter().map(|(word, _)| *word).chain(["DEAD"]).collect();
     Err(cursor.expected_one_of(&words))
 }
 
@@ -63,12 +63,13 @@ pub(super) fn explain(cursor: &mut Cursor<'_>) -> Result<Statement> {
             | Statement::InsertInto(_)
             | Statement::CreateSource(_)
             | Statement::CreateAlert(_)
+            | Statement::ReplayDead(_)
     ) {
         return Ok(Statement::Explain(Box::new(inner)));
     }
     Err(Error::invalid("TM102", "this statement has no plan to explain")
         .at(Some(span))
-        .help("EXPLAIN takes a SELECT, INSERT or CREATE"))
+        .help("EXPLAIN takes a SELECT, INSERT, CREATE or REPLAY"))
 }
 
 /// Reads what follows `DROP`.

@@ -12,6 +12,7 @@
 mod alert;
 mod command;
 mod cursor;
+mod dead;
 mod dialect;
 mod duration;
 mod late;
@@ -29,6 +30,7 @@ mod window_call;
 use datafusion::sql::sqlparser::ast::Expr;
 use tidemill_contract::{Result, Severity, SinkSpec, SourceSpec, Span};
 
+pub use dead::{DEAD_ROW, DEAD_TABLE, ReplayDead, ShowDead};
 pub use dialect::TidemillDialect;
 pub use duration::{Interval, parse_interval};
 pub use late::{Late, LateClause};
@@ -65,6 +67,10 @@ pub enum Statement {
     InsertInto(InsertInto),
     /// `SHOW …`.
     Show(ShowKind),
+    /// `SHOW DEAD …`.
+    ShowDead(ShowDead),
+    /// `REPLAY DEAD FROM …`.
+    ReplayDead(Box<ReplayDead>),
     /// `DESCRIBE name`.
     Describe(String),
     /// `EXPLAIN statement`.
@@ -226,7 +232,8 @@ pub fn parse_script(sql: &str) -> Result<Vec<Parsed>> {
 
 /// First words of statements, for suggestions.
 const VERBS: &[&str] = &[
-    "CREATE", "DROP", "SHOW", "DESCRIBE", "EXPLAIN", "PAUSE", "RESUME", "INSERT", "SELECT", "WITH",
+    "CREATE", "DROP", "SHOW", "DESCRIBE", "EXPLAIN", "PAUSE", "RESUME", "REPLAY", "INSERT",
+    "SELECT", "WITH",
 ];
 
 fn parse_statement(cursor: &mut Cursor<'_>) -> Result<Statement> {
@@ -248,6 +255,8 @@ fn parse_plain(cursor: &mut Cursor<'_>) -> Result<Statement> {
     match verb.to_ascii_uppercase().as_str() {
         "CREATE" => parse_create(cursor, span),
         "INSERT" => sink::insert(cursor).map(Statement::InsertInto),
+        "SHOW" if cursor.eat("DEAD") => dead::show(cursor).map(Statement::ShowDead),
+        "REPLAY" => dead::replay(cursor).map(|replay| Statement::ReplayDead(Box::new(replay))),
         "SHOW" => command::show(cursor).map(Statement::Show),
         "DESCRIBE" | "DESC" => cursor.reference("an object").map(Statement::Describe),
         "DROP" => command::drop_object(cursor).map(Statement::Drop),

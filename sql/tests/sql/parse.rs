@@ -396,3 +396,42 @@ fn queries_keep_what_datafusion_understands() {
         assert!(matches!(one(query), Statement::Select(_)), "{query}");
     }
 }
+
+#[test]
+fn dead_rows_are_shown_and_replayed() {
+    let shown = |sql: &str| match one(sql) {
+        Statement::ShowDead(show) => (show.source, show.limit),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(shown("SHOW DEAD"), (None, None));
+    assert_eq!(shown("show dead from Orders limit 5"), (Some("orders".to_owned()), Some(5)));
+    let sql = "REPLAY DEAD FROM orders WHERE class = 'type' AND \"offset\" > 5 \
+               WITH replace(raw_text, ',}', '}') LIMIT 10 FORCE";
+    let Statement::ReplayDead(replay) = one(sql) else { panic!("no REPLAY") };
+    assert_eq!((replay.source.as_str(), replay.limit, replay.force), ("orders", Some(10), true));
+    let condition = replay.condition.expect("WHERE");
+    assert_eq!(
+        condition.ast.to_string(),
+        "SELECT n FROM dead WHERE class = 'type' AND \"offset\" > 5"
+    );
+    let transform = replay.transform.expect("WITH");
+    assert_eq!(transform.ast.to_string(), "SELECT n, replace(raw_text, ',}', '}') FROM dead");
+    assert_eq!(&sql[transform.offset..][..transform.text.len()], transform.text);
+    let Statement::ReplayDead(plain) = one("REPLAY DEAD FROM orders") else { panic!("no REPLAY") };
+    assert!(plain.condition.is_none() && plain.transform.is_none() && !plain.force);
+    assert!(matches!(one("EXPLAIN REPLAY DEAD FROM orders"), Statement::Explain(_)));
+    for wrong in [
+        "REPLAY",
+        "REPLAY DEAD",
+        "REPLAY DEAD FROM orders WITH",
+        "REPLAY DEAD FROM orders WITH raw_text WHERE class = 'x'",
+        "REPLAY DEAD FROM orders FORCE LIMIT 1",
+        "REPLAY DEAD FROM a, b",
+        "REPLAY DEAD FROM orders LIMIT -1",
+        "SHOW DEAD FROM",
+        "SHOW DEAD orders",
+    ] {
+        assert_eq!(error(wrong).code, "TM101", "{wrong}");
+    }
+    assert_eq!(error("REPLAY DEAD FROM o WHERE id IN (SELECT 1)").code, "TM109");
+}

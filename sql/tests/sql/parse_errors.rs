@@ -143,7 +143,7 @@ fn mistakes_say_where_why_and_what_to_do() {
         ),
         (
             "SHOW SORCES",
-            "TM101 expected SOURCES or VIEWS or ALERTS or SINKS or JOBS or TABLES, found 'SORCES'\n  at: SORCES\n  help: did you mean SOURCES?",
+            "TM101 expected SOURCES or VIEWS or ALERTS or SINKS or JOBS or TABLES or DEAD, found 'SORCES'\n  at: SORCES\n  help: did you mean SOURCES?",
         ),
         (
             "CREATE SOURCE \"../x\" (a INT) WITH ('a'='b')",
@@ -213,6 +213,7 @@ const SEEDS: &[&str] = &[
     "CREATE SINK k FROM v WITH ('connector'='filesystem')",
     "INSERT INTO t SELECT CASE WHEN a THEN 'é' ELSE b END, c[1], d::TEXT FROM TUMBLE(s, ts, INTERVAL '1 minute') w",
     "EXPLAIN SELECT a, row_number() OVER (PARTITION BY b ORDER BY c) FROM t JOIN u USING (a) WHERE a IN (1, 2) LIMIT 5",
+    "REPLAY DEAD FROM s WHERE class = 'x' WITH replace(raw_text, 'a', 'b') LIMIT 5 FORCE; SHOW DEAD FROM s LIMIT 2",
     "DROP MATERIALIZED VIEW IF EXISTS v; SHOW JOBS; PAUSE x; RESUME x; DESCRIBE y$dead;",
 ];
 

@@ -191,7 +191,9 @@ impl Place<'_> {
             sixes,
             fives: topics.payloads("fives", &[]),
             alerts: topics.payloads("alerts", &[]),
-            dead: topics.payloads("events.dead", &["at", "partition", "offset"]),
+            // The time and the place of a record, and the id made of it, differ from run to run.
+            dead: topics
+                .payloads("events.dead", &["at", "timestamp_ms", "partition", "offset", "id"]),
             late: topics.payloads("events.late", &["at", "partition", "offset", "watermark"]),
             rows: topics.payloads("events", &[]),
             counters: newest_counters(&data.join("bucket/commits/events")),

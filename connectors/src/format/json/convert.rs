@@ -22,8 +22,9 @@ use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::cast_utils::Parser;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
 use arrow::error::ArrowError;
-use tidemill_contract::{Error, Result};
+use tidemill_contract::{Error, FaultClass, Result};
 
+use super::text::Misfit;
 use super::{EpochUnit, text};
 
 /// Longest value quoted in a reason.
@@ -32,7 +33,7 @@ const QUOTED_CHARS_MAX: usize = 40;
 /// Why a row is not good.
 #[derive(Debug)]
 pub(super) struct Mark {
-    pub(super) stage: &'static str,
+    pub(super) class: FaultClass,
     pub(super) reason: String,
 }
 
@@ -62,7 +63,7 @@ pub(super) fn column(
     if !field.is_nullable() && converted.null_count() > 0 {
         for row in (0..converted.len()).filter(|row| converted.is_null(*row)) {
             marks.entry(row).or_insert_with(|| Mark {
-                stage: "check",
+                class: FaultClass::Missing,
                 reason: format!("column '{}' is NOT NULL and has no value", field.name()),
             });
         }
@@ -106,7 +107,7 @@ fn scalar(
         #[allow(clippy::cast_possible_truncation)]
         DataType::Float32 => primitive::<Float32Type>(array, target, marks, |value| {
             let narrow = text::float(value)? as f32;
-            if narrow.is_finite() { Ok(narrow) } else { Err("is out of range") }
+            if narrow.is_finite() { Ok(narrow) } else { Err(text::OUT_OF_RANGE) }
         }),
         DataType::Decimal128(precision, scale) => {
             primitive::<Decimal128Type>(array, target, marks, |value| {
@@ -145,10 +146,11 @@ fn scalar(
     })
 }
 
-fn mark(marks: &mut Marks, target: &Target<'_>, index: usize, value: &str, what: &str) {
+fn mark(marks: &mut Marks, target: &Target<'_>, index: usize, value: &str, misfit: Misfit) {
     marks.entry((target.row)(index)).or_insert_with(|| {
+        let Misfit { class, what } = misfit;
         let shown: String = value.chars().take(QUOTED_CHARS_MAX).collect();
-        Mark { stage: "check", reason: format!("column '{}': {shown:?} {what}", target.name) }
+        Mark { class, reason: format!("column '{}': {shown:?} {what}", target.name) }
     });
 }
 
@@ -157,7 +159,7 @@ fn primitive<T: ArrowPrimitiveType>(
     array: &StringArray,
     target: &Target<'_>,
     marks: &mut Marks,
-    parse: impl Fn(&str) -> Result<T::Native, &'static str>,
+    parse: impl Fn(&str) -> Result<T::Native, Misfit>,
 ) -> ArrayRef {
     let mut values = vec![T::Native::default(); array.len()];
     for (index, slot) in values.iter_mut().enumerate() {
@@ -166,7 +168,7 @@ fn primitive<T: ArrowPrimitiveType>(
         }
         match parse(array.value(index)) {
             Ok(value) => *slot = value,
-            Err(what) => mark(marks, target, index, array.value(index), what),
+            Err(misfit) => mark(marks, target, index, array.value(index), misfit),
         }
     }
     let typed = PrimitiveArray::<T>::new(values.into(), array.nulls().cloned());
@@ -187,7 +189,7 @@ fn parsed<T: ArrowPrimitiveType + Parser>(
     marks: &mut Marks,
     what: &'static str,
 ) -> ArrayRef {
-    primitive::<T>(array, target, marks, |value| T::parse(value).ok_or(what))
+    primitive::<T>(array, target, marks, |value| T::parse(value).ok_or(text::wrong(what)))
 }
 
 fn timestamp<T: ArrowPrimitiveType<Native = i64>>(
@@ -204,8 +206,8 @@ fn boolean(array: &StringArray, target: &Target<'_>, marks: &mut Marks) -> Array
         if array.is_null(index) {
             return false;
         }
-        text::boolean(array.value(index)).unwrap_or_else(|what| {
-            mark(marks, target, index, array.value(index), what);
+        text::boolean(array.value(index)).unwrap_or_else(|misfit| {
+            mark(marks, target, index, array.value(index), misfit);
             false
         })
     });
@@ -223,8 +225,8 @@ fn binary(
             builder.append_null();
             continue;
         }
-        builder.append_value(text::binary(array.value(index)).unwrap_or_else(|what| {
-            mark(marks, target, index, array.value(index), what);
+        builder.append_value(text::binary(array.value(index)).unwrap_or_else(|misfit| {
+            mark(marks, target, index, array.value(index), misfit);
             Vec::new()
         }));
     }

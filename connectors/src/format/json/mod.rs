@@ -1,12 +1,15 @@
 //! JSON payloads to Arrow rows: one object per record, checked against the declared columns.
 //!
 //! Invariants: every record ends up in exactly one of rows, faults and tombstones; rows keep the
-//! order of their records; one bad record never costs another its place. Values are read as text
+//! order of their records; one bad record never costs another its place. A payload gets onto
+//! arrow's tape only when [`syntax`] found it to be one JSON object, so nothing can spoil the tape;
+//! what does not fit the columns' shape is found by halving. Values are read as text
 //! by arrow-json and parsed by `convert`, so that money is exact, `1.5` is no integer and an
 //! epoch is never taken for a date.
 
 mod convert;
 mod encode;
+mod syntax;
 mod text;
 mod wire;
 
@@ -18,7 +21,7 @@ use arrow::compute;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow_json::reader::{Decoder, ReaderBuilder};
 use bytes::Bytes;
-use tidemill_contract::{Error, Options, RawBatch, Result, RowFault};
+use tidemill_contract::{Error, FaultClass, Options, RawBatch, Result, RowFault};
 
 pub use encode::{encode, encode_lines};
 
@@ -62,18 +65,10 @@ impl Gathering<'_> {
         self.raw.records[record as usize].payload.clone().unwrap_or_default()
     }
 
-    fn fault(&mut self, record: u32, stage: &'static str, reason: &str) {
+    fn fault(&mut self, record: u32, stage: &'static str, class: FaultClass, reason: &str) {
         let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-        self.faults.push((record, RowFault { raw: self.payload(record), stage, reason }));
+        self.faults.push((record, RowFault { raw: self.payload(record), stage, class, reason }));
     }
-}
-
-/// Why a payload did not get onto the tape.
-enum Unfit {
-    /// Seen before anything was written.
-    Refused(&'static str),
-    /// The tape holds half of it and must be made anew.
-    Spoilt(String),
 }
 
 impl JsonDecoder {
@@ -114,14 +109,12 @@ impl JsonDecoder {
                 tombstones += 1;
                 continue;
             };
-            match self.feed(payload) {
-                Ok(()) => taped.push(index),
-                Err(Unfit::Refused(reason)) => gathering.fault(index, "decode", reason),
-                Err(Unfit::Spoilt(reason)) => {
-                    gathering.fault(index, "decode", &reason);
-                    self.tape = new_tape(&self.wire)?;
-                    self.retry(&mut gathering, &std::mem::take(&mut taped))?;
+            match syntax::check(payload) {
+                Ok(()) => {
+                    self.feed(payload)?;
+                    taped.push(index);
                 }
+                Err(flaw) => gathering.fault(index, "decode", flaw.class, &flaw.reason),
             }
             if taped.len() == TAPE_ROWS {
                 self.flush(&mut gathering, &std::mem::take(&mut taped))?;
@@ -140,26 +133,16 @@ impl JsonDecoder {
         Ok(Decoded { rows, record_index: gathering.record_index, faults, tombstones })
     }
 
-    /// Puts one payload on the tape; it must be exactly one JSON object.
-    fn feed(&mut self, payload: &[u8]) -> Result<(), Unfit> {
-        let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
-        match first {
-            Some(b'{') => {}
-            Some(0xEF) => return Err(Unfit::Refused("the payload begins with a byte order mark")),
-            Some(_) => return Err(Unfit::Refused("the payload is not a JSON object")),
-            None => return Err(Unfit::Refused("the payload is empty")),
-        }
+    /// Puts one payload, which is a JSON object, on the tape.
+    fn feed(&mut self, payload: &[u8]) -> Result<()> {
         let before = self.tape.len();
-        match self.tape.decode(payload) {
-            Err(error) => Err(Unfit::Spoilt(text::strip_prefix(&error.to_string()).to_owned())),
-            Ok(_) if self.tape.has_partial_record() => {
-                Err(Unfit::Spoilt("the JSON object is not complete".to_owned()))
-            }
-            Ok(consumed) if consumed != payload.len() || self.tape.len() != before + 1 => {
-                Err(Unfit::Spoilt("the payload holds more than one JSON value".to_owned()))
-            }
-            Ok(_) => Ok(()),
+        let consumed = self.tape.decode(payload);
+        let whole = consumed.as_ref().is_ok_and(|consumed| *consumed == payload.len());
+        if whole && !self.tape.has_partial_record() && self.tape.len() == before + 1 {
+            return Ok(());
         }
+        self.tape = new_tape(&self.wire)?;
+        Err(Error::internal("a checked JSON object did not become one row of the tape"))
     }
 
     /// Turns what is on the tape, the given records, into columns.
@@ -173,7 +156,9 @@ impl JsonDecoder {
             Err(error) => {
                 self.tape = new_tape(&self.wire)?;
                 if let [record] = records {
-                    gathering.fault(*record, "decode", text::strip_prefix(&error.to_string()));
+                    let reason = error.to_string();
+                    let reason = text::strip_prefix(&reason);
+                    gathering.fault(*record, "decode", FaultClass::Shape, reason);
                     return Ok(());
                 }
                 let (left, right) = records.split_at(records.len() / 2);
@@ -186,10 +171,7 @@ impl JsonDecoder {
     /// Tapes records again that were taped before, on an empty tape.
     fn retry(&mut self, gathering: &mut Gathering<'_>, records: &[u32]) -> Result<()> {
         for record in records {
-            let payload = gathering.payload(*record);
-            if self.feed(&payload).is_err() {
-                return Err(Error::internal("a JSON payload was taken once and then refused"));
-            }
+            self.feed(&gathering.payload(*record))?;
         }
         self.flush(gathering, records)
     }
@@ -219,7 +201,7 @@ impl JsonDecoder {
                 .map(|row| records[row])
                 .collect();
             for (row, mark) in &marks {
-                gathering.fault(records[*row], mark.stage, &mark.reason);
+                gathering.fault(records[*row], "check", mark.class, &mark.reason);
             }
         }
         if kept.is_empty() {

@@ -11,8 +11,29 @@ use arrow::datatypes::TimeUnit;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::Utc;
+use tidemill_contract::FaultClass;
 
 use super::EpochUnit;
+
+/// Why a text is not a value of its type.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Misfit {
+    pub(super) class: FaultClass,
+    /// Follows the value in the reason.
+    pub(super) what: &'static str,
+}
+
+/// The text does not spell such a value.
+pub(super) const fn wrong(what: &'static str) -> Misfit {
+    Misfit { class: FaultClass::Type, what }
+}
+
+/// It does, but the type cannot hold it.
+const fn beyond(what: &'static str) -> Misfit {
+    Misfit { class: FaultClass::Range, what }
+}
+
+pub(super) const OUT_OF_RANGE: Misfit = beyond("is out of range");
 
 /// The largest integer every smaller of which a double holds exactly.
 const DOUBLE_EXACT_MAX: f64 = 9_007_199_254_740_992.0;
@@ -25,41 +46,45 @@ pub(super) fn strip_prefix(message: &str) -> &str {
         .unwrap_or(message)
 }
 
-pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
+pub(super) fn boolean(text: &str) -> Result<bool, Misfit> {
     match text {
         "true" => Ok(true),
         "false" => Ok(false),
         _ if text.eq_ignore_ascii_case("true") => Ok(true),
         _ if text.eq_ignore_ascii_case("false") => Ok(false),
-        _ => Err("is neither true nor false"),
+        _ => Err(wrong("is neither true nor false")),
     }
 }
 
 /// An integer; `5.0` and `5e3` are integers too, `5.5` is not.
-pub(super) fn integer<T: FromStr + TryFrom<i64> + Display>(text: &str) -> Result<T, &'static str> {
+pub(super) fn integer<T: FromStr + TryFrom<i64> + Display>(text: &str) -> Result<T, Misfit> {
     if let Ok(value) = text.parse() {
         return Ok(value);
     }
-    let value: f64 = text.trim().parse().map_err(|_| "is not an integer")?;
+    const NOT_AN_INTEGER: Misfit = wrong("is not an integer");
+    let value: f64 = text.trim().parse().map_err(|_| NOT_AN_INTEGER)?;
+    if value.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) {
+        return Err(OUT_OF_RANGE);
+    }
     if value.fract() != 0.0 || !value.is_finite() {
-        return Err("is not an integer");
+        return Err(NOT_AN_INTEGER);
     }
     if value.abs() > DOUBLE_EXACT_MAX {
-        return Err("is out of range");
+        return Err(OUT_OF_RANGE);
     }
     #[allow(clippy::cast_possible_truncation)]
-    T::try_from(value as i64).map_err(|_| "is out of range")
+    T::try_from(value as i64).map_err(|_| OUT_OF_RANGE)
 }
 
-pub(super) fn float(text: &str) -> Result<f64, &'static str> {
-    let value: f64 = text.trim().parse().map_err(|_| "is not a number")?;
-    if value.is_finite() { Ok(value) } else { Err("is not a finite number") }
+pub(super) fn float(text: &str) -> Result<f64, Misfit> {
+    let value: f64 = text.trim().parse().map_err(|_| wrong("is not a number"))?;
+    if value.is_finite() { Ok(value) } else { Err(beyond("is not a finite number")) }
 }
 
 /// A decimal as the unscaled integer of the given scale.
-pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, &'static str> {
-    const NOT_A_NUMBER: &str = "is not a decimal number";
-    const TOO_LARGE: &str = "has too many digits";
+pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, Misfit> {
+    const NOT_A_NUMBER: Misfit = wrong("is not a decimal number");
+    const TOO_LARGE: Misfit = beyond("has too many digits");
     let scale = i32::from(scale);
     let text = text.trim();
     let (negative, digits) = match text.as_bytes() {
@@ -72,7 +97,7 @@ pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, &'st
         None => (digits, 0),
         Some(at) => {
             let text = std::str::from_utf8(&digits[at + 1..]).map_err(|_| NOT_A_NUMBER)?;
-            (&digits[..at], text.parse::<i32>().map_err(|_| NOT_A_NUMBER)?)
+            (&digits[..at], exponent(text).ok_or(NOT_A_NUMBER)?)
         }
     };
     let (mut value, mut fraction, mut seen, mut point) = (0_i128, 0_i32, false, false);
@@ -104,6 +129,16 @@ pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, &'st
     Ok(if negative { -unscaled } else { unscaled })
 }
 
+/// An exponent; one that no number can have counts as the largest.
+fn exponent(text: &str) -> Option<i32> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let largest = if text.starts_with('-') { i32::MIN / 2 } else { i32::MAX / 2 };
+    Some(text.parse().unwrap_or(largest))
+}
+
 /// `value * 10^by` of a non-negative value, rounded half up; `None` if it does not fit.
 fn shift(value: i128, by: i32) -> Option<i128> {
     if value == 0 {
@@ -122,8 +157,7 @@ fn shift(value: i128, by: i32) -> Option<i128> {
 
 /// A point in time: ISO 8601 or `yyyy-MM-dd HH:mm:ss[.f]` (UTC unless an offset is given), or a
 /// number since the epoch.
-pub(super) fn timestamp(text: &str, unit: TimeUnit, epoch: EpochUnit) -> Result<i64, &'static str> {
-    const OUT_OF_RANGE: &str = "is out of range";
+pub(super) fn timestamp(text: &str, unit: TimeUnit, epoch: EpochUnit) -> Result<i64, Misfit> {
     let text = text.trim();
     let micros = if let Ok(number) = text.parse::<i64>() {
         match epoch {
@@ -139,7 +173,7 @@ pub(super) fn timestamp(text: &str, unit: TimeUnit, epoch: EpochUnit) -> Result<
         }
         time.timestamp_micros()
     } else {
-        let number: f64 = text.parse().map_err(|_| "is not a point in time")?;
+        let number: f64 = text.parse().map_err(|_| wrong("is not a point in time"))?;
         let micros = number
             * match epoch {
                 EpochUnit::Seconds => 1e6,
@@ -162,6 +196,6 @@ pub(super) fn timestamp(text: &str, unit: TimeUnit, epoch: EpochUnit) -> Result<
     }
 }
 
-pub(super) fn binary(text: &str) -> Result<Vec<u8>, &'static str> {
-    STANDARD.decode(text).map_err(|_| "is not base64")
+pub(super) fn binary(text: &str) -> Result<Vec<u8>, Misfit> {
+    STANDARD.decode(text).map_err(|_| wrong("is not base64"))
 }

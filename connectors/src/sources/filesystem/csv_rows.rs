@@ -8,17 +8,43 @@
 //! names has no header, and its fields are taken in declared order. `'csv.header'` = `'true'` or
 //! `'false'` settles it, `'csv.ignore-header'` = `'true'` skips a header and goes by order.
 
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::DataType;
 use bytes::Bytes;
 use csv::{ByteRecord, Reader, ReaderBuilder};
 use serde::de::IgnoredAny;
-use tidemill_contract::{Error, Options, Result, RowFault, SourceRow, SourceSpec};
+use tidemill_contract::{Error, FaultClass, Options, Result, RowFault, SourceRow, SourceSpec};
 
 use super::super::{bad_option, flag};
 use super::input::Input;
 use super::{CHUNK_BYTES, CHUNK_ROWS, ROW_BYTES_MAX, RowReader, unreadable};
+
+/// Gives bytes up to a limit and then an end, so that a quote that is never closed does not take
+/// the rest of the file into memory.
+struct Guard {
+    input: Input,
+    /// Bytes given so far.
+    given: u64,
+    limit: u64,
+}
+
+impl Guard {
+    fn is_at_limit(&self) -> bool {
+        self.given >= self.limit
+    }
+}
+
+impl Read for Guard {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = usize::try_from(self.limit.saturating_sub(self.given)).unwrap_or(usize::MAX);
+        let room = room.min(buffer.len());
+        let read = self.input.read(&mut buffer[..room])?;
+        self.given += read as u64;
+        Ok(read)
+    }
+}
 
 const KNOWN: &[&str] = &[
     "csv.field-delimiter",
@@ -77,6 +103,18 @@ impl CsvOptions {
             header,
         })
     }
+
+    fn reader(&self, input: Guard) -> Reader<Guard> {
+        ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(self.delimiter)
+            .quote(self.quote)
+            .double_quote(self.escape.is_none())
+            .escape(self.escape)
+            .comment(self.comment)
+            .from_reader(input)
+    }
 }
 
 fn one_byte(options: &Options, key: &str) -> Result<Option<u8>> {
@@ -109,15 +147,53 @@ struct CsvColumn {
 }
 
 pub(super) struct CsvRows {
-    reader: Reader<Input>,
+    records: Records,
     path: PathBuf,
     null_literal: Option<String>,
     delimiter: u8,
     columns: Vec<CsvColumn>,
     fields: usize,
-    /// A first row that turned out to be data.
-    first: Option<ByteRecord>,
+    /// A first row that turned out to be data, and whether it is cut.
+    first: Option<(ByteRecord, bool)>,
     row: u64,
+}
+
+/// The records of a file, each in bounded memory.
+struct Records {
+    reader: Reader<Guard>,
+    options: CsvOptions,
+}
+
+impl Records {
+    fn new(input: Input, options: &CsvOptions) -> Self {
+        let guard = Guard { input, given: 0, limit: 0 };
+        Self { reader: options.reader(guard), options: options.clone() }
+    }
+
+    /// The next record; `None` at the end of the file. True if it is longer than a row may be: it
+    /// is cut, and reading goes on at the next line.
+    fn next(&mut self) -> Result<Option<(ByteRecord, bool)>, csv::Error> {
+        let start = self.reader.position().byte();
+        self.reader.get_mut().limit = start.saturating_add(ROW_BYTES_MAX as u64);
+        let mut record = ByteRecord::new();
+        let found = self.reader.read_byte_record(&mut record)?;
+        let is_cut = found && self.reader.get_ref().is_at_limit();
+        if is_cut {
+            self.skip_line()?;
+        }
+        Ok(found.then_some((record, is_cut)))
+    }
+
+    /// A reader that came to an end stays there: a new one takes the rest of the input.
+    fn skip_line(&mut self) -> Result<(), csv::Error> {
+        let Guard { input, .. } = self.reader.get_mut();
+        input.skip_until(b'\n')?;
+        let empty: Box<dyn Read + Send> = Box::new(io::empty());
+        let rest = std::mem::replace(input, Input::new(empty));
+        let guard = Guard { input: rest, given: 0, limit: 0 };
+        self.reader = self.options.reader(guard);
+        Ok(())
+    }
 }
 
 impl CsvRows {
@@ -127,22 +203,15 @@ impl CsvRows {
         options: &CsvOptions,
         spec: &SourceSpec,
     ) -> Result<Self> {
-        let mut reader = ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .delimiter(options.delimiter)
-            .quote(options.quote)
-            .double_quote(options.escape.is_none())
-            .escape(options.escape)
-            .comment(options.comment)
-            .from_reader(input);
-        let mut first = ByteRecord::new();
-        let any = match options.header {
-            Header::None => false,
-            _ => reader.read_byte_record(&mut first).map_err(|e| unreadable(path, &e))?,
+        let mut records = Records::new(input, options);
+        let first = match options.header {
+            Header::None => None,
+            _ => records.next().map_err(|e| unreadable(path, &e))?,
         };
+        let any = first.is_some();
         let names: Vec<String> = first
             .iter()
+            .flat_map(|(record, _)| record)
             .map(|name| {
                 String::from_utf8_lossy(name).trim_start_matches('\u{feff}').trim().to_owned()
             })
@@ -173,13 +242,13 @@ impl CsvRows {
         let fields = if by_name { names.len() } else { columns.len() };
         let is_data = any && !by_name && options.header == Header::Detect;
         Ok(Self {
-            reader,
+            records,
             path: path.to_owned(),
             null_literal: options.null_literal.clone(),
             delimiter: options.delimiter,
             columns,
             fields,
-            first: is_data.then_some(first),
+            first: first.filter(|_| is_data),
             row: 0,
         })
     }
@@ -192,21 +261,27 @@ impl CsvRows {
         }
     }
 
-    fn payload(&self, record: &ByteRecord) -> Result<Bytes, RowFault> {
-        let fault = |reason| RowFault { raw: self.join(record), stage: "read", reason };
+    fn payload(&self, record: &ByteRecord, is_cut: bool) -> Result<Bytes, RowFault> {
+        let fault =
+            |class, reason| RowFault { raw: self.join(record), stage: "read", class, reason };
+        if is_cut || record.as_slice().len() > ROW_BYTES_MAX {
+            let reason = format!("the row is longer than {ROW_BYTES_MAX} bytes");
+            return Err(fault(FaultClass::TooLarge, reason));
+        }
         if record.len() != self.fields {
             let (has, wants) = (record.len(), self.fields);
-            return Err(fault(format!("the row has {has} fields instead of {wants}")));
-        }
-        if record.as_slice().len() > ROW_BYTES_MAX {
-            return Err(fault(format!("the row is longer than {ROW_BYTES_MAX} bytes")));
+            return Err(fault(
+                FaultClass::Fields,
+                format!("the row has {has} fields instead of {wants}"),
+            ));
         }
         let mut json = Vec::with_capacity(record.as_slice().len() + 24 * self.columns.len());
         json.push(b'{');
         for (index, column) in self.columns.iter().enumerate() {
             let field = record.get(column.field).unwrap_or_default();
             let Ok(text) = std::str::from_utf8(field) else {
-                return Err(fault(format!("field {} is not valid UTF-8", column.field + 1)));
+                let reason = format!("field {} is not valid UTF-8", column.field + 1);
+                return Err(fault(FaultClass::NotUtf8, reason));
             };
             if index > 0 {
                 json.push(b',');
@@ -257,19 +332,15 @@ impl RowReader for CsvRows {
     fn read(&mut self) -> Result<Vec<SourceRow>> {
         let mut rows = Vec::new();
         let mut bytes = 0;
-        let mut record = ByteRecord::new();
         while rows.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
-            match self.first.take() {
-                Some(first) => record = first,
-                None => {
-                    let more = self.reader.read_byte_record(&mut record);
-                    if !more.map_err(|e| unreadable(&self.path, &e))? {
-                        break;
-                    }
-                }
-            }
+            let next = match self.first.take() {
+                Some(first) => Some(first),
+                None => self.records.next().map_err(|e| unreadable(&self.path, &e))?,
+            };
+            let Some((record, is_cut)) = next else { break };
             bytes += record.as_slice().len();
-            rows.push(SourceRow { row: self.row, key: None, payload: self.payload(&record) });
+            let payload = self.payload(&record, is_cut);
+            rows.push(SourceRow { row: self.row, key: None, payload });
             self.row += 1;
         }
         Ok(rows)

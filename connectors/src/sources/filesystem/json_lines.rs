@@ -6,7 +6,7 @@ use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use tidemill_contract::{Result, RowFault, SourceRow};
+use tidemill_contract::{FaultClass, Result, RowFault, SourceRow};
 
 use super::input::Input;
 use super::{CHUNK_BYTES, CHUNK_ROWS, ROW_BYTES_MAX, RowReader, unreadable};
@@ -58,7 +58,7 @@ impl RowReader for JsonLines {
             let raw = Bytes::from(line);
             let payload = if too_long {
                 let reason = format!("the line is longer than {ROW_BYTES_MAX} bytes");
-                Err(RowFault { raw, stage: "read", reason })
+                Err(RowFault { raw, stage: "read", class: FaultClass::TooLarge, reason })
             } else {
                 Ok(raw)
             };

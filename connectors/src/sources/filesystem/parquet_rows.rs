@@ -1,13 +1,16 @@
 //! Parquet rows to JSON objects: the declared columns the file has, row group by row group.
 //!
-//! Values keep their exact text, as the decoder reads them back.
+//! Values keep their exact text, as the decoder reads them back; a NaN or an infinity, which JSON
+//! cannot say, is a fault of its row.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use tidemill_contract::{Result, SourceRow, SourceSpec};
+use tidemill_contract::{FaultClass, Result, RowFault, SourceRow, SourceSpec};
 
 use super::{CHUNK_ROWS, RowReader, unreadable};
 use crate::format::json;
@@ -49,12 +52,33 @@ impl RowReader for ParquetRows {
                 continue;
             }
             let mut rows = Vec::with_capacity(batch.num_rows());
-            for payload in json::encode(&batch)? {
-                rows.push(SourceRow { row: self.row, key: None, payload: Ok(payload) });
+            for (index, raw) in json::encode(&batch)?.into_iter().enumerate() {
+                let payload = match not_finite(&batch, index) {
+                    None => Ok(raw),
+                    Some(reason) => {
+                        Err(RowFault { raw, stage: "read", class: FaultClass::Range, reason })
+                    }
+                };
+                rows.push(SourceRow { row: self.row, key: None, payload });
                 self.row += 1;
             }
             return Ok(rows);
         }
         Ok(Vec::new())
     }
+}
+
+/// JSON has no NaN and no infinity: written as such they would silently be NULL.
+fn not_finite(batch: &RecordBatch, row: usize) -> Option<String> {
+    let schema = batch.schema_ref();
+    let mut columns = schema.fields().iter().zip(batch.columns());
+    columns.find_map(|(field, column)| {
+        let value = match field.data_type() {
+            DataType::Float64 => column.as_primitive::<Float64Type>().value(row),
+            DataType::Float32 => f64::from(column.as_primitive::<Float32Type>().value(row)),
+            _ => return None,
+        };
+        let is_bad = column.is_valid(row) && !value.is_finite();
+        is_bad.then(|| format!("column '{}': {value} is not a finite number", field.name()))
+    })
 }

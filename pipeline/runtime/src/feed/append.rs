@@ -14,7 +14,7 @@ use super::{
     book::Book,
     seen::{RowSet, headers},
 };
-use crate::quarantine;
+use crate::{breaker::Breaker, quarantine};
 
 /// Rows between two waits for acknowledgement: bounds what a crash makes the next scan read again
 /// and how late a failed append is noticed.
@@ -30,6 +30,7 @@ pub(super) struct Appender<'a> {
     rows: u64,
     dead: u64,
     unflushed: u64,
+    breaker: Breaker,
 }
 
 impl<'a> Appender<'a> {
@@ -52,6 +53,7 @@ impl<'a> Appender<'a> {
             rows,
             dead,
             unflushed: 0,
+            breaker: feed.breaker.clone(),
         })
     }
 
@@ -62,19 +64,27 @@ impl<'a> Appender<'a> {
     }
 
     /// Appends rows that are not there yet.
+    ///
+    /// # Errors
+    /// `TM591` if too many of the newest are bad: what was given is durable then.
     pub(super) async fn append(&mut self, rows: Vec<SourceRow>) -> Result<()> {
         failpoint::reached("feed.before_append")?;
+        let (mut fresh, mut bad, mut example) = (0, 0, None);
         for row in rows {
+            let is_fresh = !self.known.contains(row.row);
+            fresh += u64::from(is_fresh);
             match row.payload {
                 Ok(payload) => {
                     self.rows += 1;
-                    if !self.known.contains(row.row) {
+                    if is_fresh {
                         self.append_row(row.row, row.key, payload).await?;
                     }
                 }
                 Err(fault) => {
                     self.dead += 1;
-                    if !self.known.contains(row.row) {
+                    if is_fresh {
+                        bad += 1;
+                        example = Some(format!("row {}: {}", row.row, fault.class));
                         self.append_dead(row.row, &fault).await?;
                     }
                 }
@@ -84,7 +94,11 @@ impl<'a> Appender<'a> {
             }
         }
         self.tell();
-        Ok(())
+        self.breaker.observe(fresh, bad, || example);
+        match self.breaker.tripped(&self.feed.source) {
+            None => Ok(()),
+            Some(error) => self.flush().await.and(Err(error)),
+        }
     }
 
     /// Waits until everything appended is durable.
@@ -124,7 +138,7 @@ impl<'a> Appender<'a> {
         let unit = String::from_utf8_lossy(&self.unit);
         let place = json!({ "unit": unit, "row": row });
         let now = SystemClock.now_micros();
-        let payload = quarantine::dead_row(&self.feed.source, &place, fault, now);
+        let payload = quarantine::dead_row(&self.feed.source, &place, None, fault, now);
         let record = ProduceRecord {
             partition: Some(PartitionId(0)),
             key: None,

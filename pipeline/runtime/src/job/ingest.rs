@@ -55,6 +55,12 @@ impl Run<'_> {
         self.records.tombstones += tombstones;
         self.records.dead += faults.len() as u64;
         self.records.rows += batch.rows.num_rows() as u64;
+        self.breaker.observe(raw.records.len() as u64, faults.len() as u64, || {
+            let (record, fault) = faults.first()?;
+            let offset = raw.records.get(*record as usize)?.offset;
+            let place = format!("partition {}, offset {offset}", raw.partition.0);
+            Some(format!("{place}: {}", fault.class))
+        });
         self.quarantine(raw, &faults)?;
 
         let watermark = self.clock.current();
@@ -107,7 +113,9 @@ impl Run<'_> {
         let target = OutboxTarget::Topic { name: format!("{source}.dead") };
         let now = SystemClock.now_micros();
         for (record, fault) in faults {
-            let payload = quarantine::dead_row(source, &place(raw, *record), fault, now);
+            let place = place(raw, *record);
+            let origin = raw.records.get(*record as usize);
+            let payload = quarantine::dead_row(source, &place, origin, fault, now);
             let id = sequence_id(&self.config.name, self.ledger.next_epoch(), self.outbox.len());
             self.outbox.push(&target, plain(id, payload))?;
         }

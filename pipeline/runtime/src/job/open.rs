@@ -29,6 +29,7 @@ use super::{
     tables::Tables,
 };
 use crate::{
+    breaker::Breaker,
     delivery::{Delivery, file_length, is_lasting},
     ledger::Ledger,
     outbox::Outbox,
@@ -88,6 +89,7 @@ impl<'a> Run<'a> {
             outbox: Outbox::new(),
             file_bytes: BTreeMap::new(),
             records: state.header.records,
+            breaker: Breaker::of_source(&config.source)?,
             ensured_topics: BTreeSet::new(),
             direct: config.direct(),
             dirty: false,

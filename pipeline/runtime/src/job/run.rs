@@ -30,6 +30,7 @@ use super::{
     tables::{Flush, Tables},
 };
 use crate::{
+    breaker::Breaker,
     delivery::Delivery,
     ledger::Ledger,
     outbox::Outbox,
@@ -97,6 +98,7 @@ pub(super) struct Run<'a> {
     /// Length of each file sink, what waits in the outbox included.
     pub(super) file_bytes: BTreeMap<String, u64>,
     pub(super) records: RecordCount,
+    pub(super) breaker: Breaker,
     pub(super) ensured_topics: BTreeSet<String>,
     /// Queries that read the source itself.
     pub(super) direct: Vec<String>,
@@ -138,6 +140,10 @@ impl Run<'_> {
             let read = !self.must_pause_reading()? && self.read_next()?;
             self.advance()?;
             self.watch_state()?;
+            if let Some(error) = self.breaker.tripped(&self.config.source.name) {
+                self.commit_if_dirty(Flush::Due)?;
+                return Err(error);
+            }
             if self.clock.is_finished() {
                 self.settle()?;
             } else {

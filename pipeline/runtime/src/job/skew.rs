@@ -6,12 +6,12 @@ use arrow::{
     compute::filter_record_batch,
 };
 use bytes::Bytes;
-use tidemill_contract::{Error, EventBatch, Micros, RawBatch, Result, RowFault};
+use tidemill_contract::{Error, EventBatch, FaultClass, Micros, RawBatch, Result, RowFault};
 
 use crate::quarantine::rfc3339;
 
 /// Takes out the rows whose event time is after `latest`.
-pub(super) fn quarantine_future(
+pub(crate) fn quarantine_future(
     batch: EventBatch,
     raw: &RawBatch,
     latest: Micros,
@@ -50,5 +50,5 @@ fn fault(raw: &RawBatch, record: u32, time: Micros) -> RowFault {
         .and_then(|record| record.payload.clone())
         .unwrap_or_else(Bytes::new);
     let reason = format!("event time {} lies too far in the future", rfc3339(time));
-    RowFault { raw: payload, stage: "time", reason }
+    RowFault { raw: payload, stage: "time", class: FaultClass::Future, reason }
 }

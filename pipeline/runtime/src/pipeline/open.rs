@@ -87,6 +87,7 @@ impl Pipeline {
             writer,
             parted: Arc::default(),
             state: Arc::new(Mutex::new(State { catalog, supervisor: None })),
+            replays: Mutex::default(),
         }))
     }
 }

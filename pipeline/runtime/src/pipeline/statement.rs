@@ -11,6 +11,8 @@ use tidemill_sql::{
 
 use super::{Pipeline, State, StatementResult, show, stall};
 use crate::{
+    breaker::Breaker,
+    dead::Mode,
     query::{self, Scope},
     watermark::TimeSettings,
 };
@@ -46,8 +48,13 @@ impl Pipeline {
                 query::select(&scope, select).await
             }
             Statement::Show(kind) => show::show(*kind, &*self.catalog().await, &self.status()),
+            Statement::ShowDead(show) => Box::pin(self.show_dead(show)).await,
+            Statement::ReplayDead(replay) => Box::pin(self.replay(replay, Mode::Submit)).await,
             Statement::Describe(name) => show::describe(&*self.catalog().await, name),
             Statement::ExplainStall(view) => self.explain_stall(view).await,
+            Statement::Explain(inner) if let Statement::ReplayDead(replay) = inner.as_ref() => {
+                Box::pin(self.replay(replay, Mode::Count)).await
+            }
             Statement::Explain(inner) => show::explain(&*self.catalog().await, inner),
             _ => self.register(parsed).await,
         }
@@ -142,7 +149,7 @@ impl Pipeline {
         stall::explain(name, source, stall)
     }
 
-    async fn catalog(&self) -> Arc<Catalog> {
+    pub(super) async fn catalog(&self) -> Arc<Catalog> {
         Arc::clone(&self.state.lock().await.catalog.registry.catalog)
     }
 
@@ -174,6 +181,7 @@ fn check(catalog: &Catalog, statement: &Statement) -> Result<()> {
             match sources::validate(&create.spec) {
                 Ok(()) => {
                     crate::feed::topic_partitions(&create.spec)?;
+                    Breaker::of_source(&create.spec)?;
                     TimeSettings::of_source(&create.spec, false).map(|_| ())
                 }
                 Err(error) => sinks::validate(&sink).map_err(|_| error),

@@ -102,7 +102,9 @@ fn trailing_selects(statements: &[Parsed]) -> usize {
     let trailing = statements
         .iter()
         .rev()
-        .take_while(|parsed| matches!(parsed.statement, Statement::Select(_)))
+        .take_while(|parsed| {
+            matches!(parsed.statement, Statement::Select(_) | Statement::ShowDead(_))
+        })
         .count();
     statements.len() - trailing
 }

@@ -67,6 +67,8 @@ fn check(statements: &[Parsed]) -> Vec<Error> {
             Statement::CreateSource(create) => tidemill_connectors::sources::validate(&create.spec),
             Statement::CreateSink(create) => tidemill_connectors::sinks::validate(&create.spec),
             Statement::Show(_)
+            | Statement::ShowDead(_)
+            | Statement::ReplayDead(_)
             | Statement::Describe(_)
             | Statement::Explain(_)
             | Statement::ExplainStall(_)
