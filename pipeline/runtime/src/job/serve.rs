@@ -64,6 +64,10 @@ impl Run<'_> {
                     return Ok(Some(End::Stopped));
                 }
             }
+            // Questions may come without end; a drained job must still see that its source goes on.
+            if self.drained {
+                return Ok(None);
+            }
         }
     }
 
