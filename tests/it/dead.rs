@@ -350,7 +350,25 @@ async fn a_feed_of_nothing_but_bad_rows_stops() {
     pipeline.start().await.unwrap();
     let reason = until_given_up(&pipeline).await;
     assert!(reason.contains("TM591") && reason.contains("fields"), "{reason}");
+    assert!(reason.contains("then RESUME kept"), "{reason}");
     assert_eq!(pipeline.status().feeds[0].dead, 2000);
+    // Each time one more window is read; no row is skipped or quarantined twice.
+    let mut dead = 2000;
+    while dead < 30_000 {
+        pipeline.execute("RESUME kept").await.unwrap();
+        let reason = until_given_up(&pipeline).await;
+        assert!(reason.contains("TM591"), "{reason}");
+        let now = pipeline.status().feeds[0].dead;
+        assert!((dead + 2000..dead + 10_000).contains(&now), "{dead}, then {now}");
+        dead = now;
+    }
+    pipeline.execute("RESUME kept").await.unwrap();
+    assert!(pipeline.wait_drained().await.unwrap());
+    assert_eq!(pipeline.status().feeds[0].dead, 30_000);
+    let ids = rows(&pipeline, "SELECT count(DISTINCT id) AS n FROM \"lines$dead\"").await;
+    assert_eq!(ids[0]["n"], 30_000);
+    let marks = pipeline.log().watermarks("lines.dead").await.unwrap();
+    assert_eq!(marks.values().map(|(_, end)| *end).collect::<Vec<_>>(), [30_000]);
     pipeline.stop().await.unwrap();
     let wrong = "CREATE SOURCE x (id BIGINT) WITH ('connector'='kafka', 'dead.max-ratio'='2')";
     let pipeline = open(&folder.path().join("data")).await;

@@ -112,9 +112,18 @@ impl Feed {
 
     /// Runs until the source is drained, `stop` turns true, or it fails. The end of a bounded
     /// source is sent once; what does not answer is waited for, however long it takes.
-    pub async fn run(self, end: watch::Sender<Option<FeedEnd>>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self, end: watch::Sender<Option<FeedEnd>>, stop: watch::Receiver<bool>) {
+        self.run_with(WriterSlot::default(), end, stop).await;
+    }
+
+    /// As [`Feed::run`], with the writer of an earlier run that gave up.
+    pub(crate) async fn run_with(
+        self,
+        writer: WriterSlot,
+        end: watch::Sender<Option<FeedEnd>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let mut attempt = 0;
-        let writer = WriterSlot::default();
         loop {
             let rows_before = self.rows();
             // A panic is an error of this feed and of nothing else.

@@ -241,14 +241,9 @@ impl Board {
 
     /// A job is given up until it is resumed; gives the error with the way out.
     pub fn park_job(&self, name: &str, error: &Error, tries: u32) -> Error {
-        let mut parked = error.clone();
-        let queries = self.status().jobs.into_iter().find(|job| job.name == name);
-        let query = queries.and_then(|job| job.queries.into_iter().next());
+        let query = self.first_query(|job| job.name == name);
         let way_out = format!("then RESUME {}; or DROP it", query.as_deref().unwrap_or(name));
-        parked.help = Some(match &error.help {
-            Some(help) => format!("{help}; {way_out}"),
-            None => format!("remove the cause, {way_out}"),
-        });
+        let parked = with_way_out(error, &way_out);
         let reason = Error { help: None, ..error.clone() };
         // First: whoever sees that the job is parked finds out why.
         self.entries().failures.insert(format!("job {name}"), parked.clone());
@@ -275,13 +270,38 @@ impl Board {
         });
     }
 
-    /// A feed ended for good.
+    /// A feed is given up until a query of its source is resumed.
     pub fn fail_feed(&self, source: &str, error: &Error) {
+        let error = match self.first_query(|job| job.source == source) {
+            Some(query) => with_way_out(error, &format!("then RESUME {query}")),
+            None => error.clone(),
+        };
         self.entries().failures.insert(format!("feed {source}"), error.clone());
         self.update_feed(source, |feed| {
             "failed".clone_into(&mut feed.state);
             feed.error = Some(error.to_string());
         });
+    }
+
+    /// A feed that was given up tries again; true if it was.
+    pub fn resume_feed(&self, source: &str) -> bool {
+        // In every other state its task is still there.
+        let is_over = |feed: &FeedStatus| feed.state == "failed";
+        let was_given_up = self.entries().feeds.get(source).is_some_and(is_over);
+        if was_given_up {
+            self.entries().failures.remove(&format!("feed {source}"));
+            self.update_feed(source, |feed| {
+                "starting".clone_into(&mut feed.state);
+                feed.error = None;
+            });
+        }
+        was_given_up
+    }
+
+    fn first_query(&self, is_meant: impl Fn(&JobStatus) -> bool) -> Option<String> {
+        let entries = self.entries();
+        let job = entries.jobs.values().find(|job| is_meant(job))?;
+        job.queries.first().cloned()
     }
 
     /// Why a job or feed ended, if one did.
@@ -317,6 +337,15 @@ impl Board {
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
+}
+
+/// The error, with what to do when its cause is gone.
+fn with_way_out(error: &Error, way_out: &str) -> Error {
+    let help = match &error.help {
+        Some(help) => format!("{help}; {way_out}"),
+        None => format!("remove the cause, {way_out}"),
+    };
+    error.clone().help(help)
 }
 
 /// A gauge value. Precision beyond 2^53 does not matter on a dashboard.

@@ -1,8 +1,8 @@
 //! Starts, stops and addresses feeds and jobs as the catalog changes.
 //!
 //! It holds handles only: what a job does is the job's, what a query is the catalog's. It never
-//! restarts a job that failed by itself: jobs try again themselves, and what they give up on is
-//! parked until a person says `RESUME`.
+//! restarts a job or feed that failed by itself: they try again themselves, and what they give up
+//! on waits until a person says `RESUME`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -51,6 +51,8 @@ impl Registry {
 #[derive(Debug)]
 struct FeedHandle {
     stop: watch::Sender<bool>,
+    /// Kept for a run after one that gave up.
+    writer: WriterSlot,
     /// Written by the feed when it is drained, and by who appends to its topic after that.
     ended: watch::Sender<Option<FeedEnd>>,
     end: watch::Receiver<Option<FeedEnd>>,
@@ -215,9 +217,8 @@ impl Supervisor {
     }
 
     fn start_feed(&self, source: &SourceSpec, is_bounded: bool) -> Result<FeedHandle> {
+        let feed = self.feed_of(source)?;
         let environment = &self.environment;
-        let (log, store) = (environment.log.clone(), store::Store::clone(&environment.store));
-        let feed = Feed::of_source(source, log, store, Arc::clone(&environment.board))?;
         environment.board.update_feed(&source.name, |status| {
             source.connector().clone_into(&mut status.connector);
             status.bounded = is_bounded;
@@ -225,8 +226,30 @@ impl Supervisor {
         });
         let (stop, stopped) = watch::channel(false);
         let (ended, end) = watch::channel(None);
-        let task = environment.executor.spawn(feed.run(ended.clone(), stopped));
-        Ok(FeedHandle { stop, ended, end, task })
+        let writer = WriterSlot::default();
+        let run = feed.run_with(writer.clone(), ended.clone(), stopped);
+        let task = environment.executor.spawn(run);
+        Ok(FeedHandle { stop, writer, ended, end, task })
+    }
+
+    fn feed_of(&self, source: &SourceSpec) -> Result<Feed> {
+        let JobEnvironment { log, store, board, .. } = &self.environment;
+        Feed::of_source(source, log.clone(), store::Store::clone(store), Arc::clone(board))
+    }
+
+    /// Lets a feed that gave up try again; true if it had.
+    fn resume_feed(&mut self, registry: &Registry, source: &str) -> Result<bool> {
+        let Some(spec) = registry.catalog.source(source) else { return Ok(false) };
+        let feed = self.feed_of(spec)?;
+        let Some(handle) = self.feeds.get_mut(source) else { return Ok(false) };
+        if !self.environment.board.resume_feed(source) {
+            return Ok(false);
+        }
+        let (stop, stopped) = watch::channel(false);
+        let run = feed.run_with(handle.writer.clone(), handle.ended.clone(), stopped);
+        handle.task = self.environment.executor.spawn(run);
+        handle.stop = stop;
+        Ok(true)
     }
 
     /// A query was dropped: its results go, and its job if nothing else runs in it.
@@ -302,7 +325,8 @@ impl Supervisor {
         Ok(job.outputs.keys().cloned().collect())
     }
 
-    /// Lets a parked job of this query try again; true if it was parked.
+    /// Lets a parked job of this query, and the feed of its source if that gave up, try again; true
+    /// if there was one.
     pub(crate) async fn unpark(&mut self, registry: &Registry, query: &str) -> Result<bool> {
         if !self.runs(query)
             && let Some(known) = registry.catalog.query(query)
@@ -316,10 +340,12 @@ impl Supervisor {
         let status = self.environment.board.status();
         let is_parked =
             status.jobs.iter().any(|status| status.name == job.name() && status.parked.is_some());
+        let source = job.source.clone();
         if is_parked {
             job.send(Control::Resume).await?;
         }
-        Ok(is_parked)
+        let was_given_up = self.resume_feed(registry, &source)?;
+        Ok(is_parked || was_given_up)
     }
 
     /// Whom to ask for the rows of each query.
