@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tidemill_connectors::log::kafka::{KafkaLog, KafkaReader};
 use tidemill_contract::{Error, LogReader, PartitionId, RawRecord, Result};
 
-use crate::quarantine::OWN_HEADERS;
+use crate::{outbox::ID_HEADER, quarantine::OWN_HEADERS};
 
 /// Records and bytes of one page. A dead row may have 160 KiB.
 const PAGE_RECORDS: usize = 1000;
@@ -158,8 +158,13 @@ impl Copies {
     /// The same row was seen before.
     pub(crate) fn is_copy(&mut self, record: &RawRecord) -> bool {
         // What is the same for every copy: unit and number of the row, or its id in the outbox.
-        let own = record.headers.iter().filter(|(name, _)| name.starts_with(OWN_HEADERS));
-        let identity: Vec<Bytes> = own.map(|(_, value)| value.clone()).collect();
+        let own = || record.headers.iter().filter(|(name, _)| name.starts_with(OWN_HEADERS));
+        let mut identity: Vec<Bytes> = own().map(|(_, value)| value.clone()).collect();
+        // The ids begin anew with a source that was dropped and declared again; the rows differ.
+        if own().any(|(name, _)| name == ID_HEADER) {
+            let sum = crc32c::crc32c(record.payload.as_deref().unwrap_or_default());
+            identity.push(Bytes::copy_from_slice(&sum.to_be_bytes()));
+        }
         !identity.is_empty() && !self.0.insert(identity)
     }
 }
