@@ -23,6 +23,7 @@ mod lake;
 mod late;
 mod ledger;
 mod pass;
+mod receipts;
 mod reliability;
 mod stall;
 mod tidy;

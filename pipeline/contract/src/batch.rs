@@ -43,4 +43,6 @@ pub struct EventBatch {
     pub event_time: Option<Int64Array>,
     /// For each row the index of its record in the raw batch it came from.
     pub record_index: Vec<u32>,
+    /// The offset of each record of that raw batch; empty if it is not known.
+    pub offsets: Vec<i64>,
 }

@@ -33,6 +33,7 @@ use append::Appender;
 use book::Book;
 pub(crate) use book::check_entry as check_record;
 use seen::Seen;
+pub(crate) use seen::identity as row_identity;
 
 /// Option: partitions of a topic this feed creates.
 pub(crate) const TOPIC_PARTITIONS: &str = "topic.partitions";

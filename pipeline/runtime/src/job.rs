@@ -24,6 +24,8 @@ mod memory;
 mod open;
 mod parts;
 mod position;
+mod receipts;
+mod repeats;
 mod revise;
 mod run;
 mod serve;
@@ -41,7 +43,7 @@ use std::{
     time::Duration,
 };
 
-use tidemill_connectors::{log::kafka::KafkaLog, store::Store};
+use tidemill_connectors::{log::kafka::KafkaLog, sources, store::Store};
 use tidemill_contract::{Error, Result, SourceSpec};
 use tidemill_sql::catalog::{Catalog, RegisteredAlert};
 use tokio::sync::{Notify, oneshot, watch};
@@ -51,6 +53,7 @@ use crate::{
     writer::WriterSlot,
 };
 pub(crate) use control::{Control, ViewSnapshot};
+pub(crate) use receipts::receipts_topic;
 pub(crate) use revise::revisions_topic;
 pub(crate) use stall::{PartitionStall, Stall};
 pub(crate) use tables::FlushSettings;
@@ -133,6 +136,11 @@ impl JobConfig {
     pub(crate) fn views(&self) -> Vec<String> {
         let is_view = |name: &&String| self.catalog.views().any(|view| view.name == **name);
         self.outputs.keys().filter(is_view).cloned().collect()
+    }
+
+    /// Something else writes the source's topic for us.
+    fn is_fed(&self) -> bool {
+        !matches!(sources::open(&self.source, BTreeSet::new()), Ok(None))
     }
 
     /// The queries that read the source itself.

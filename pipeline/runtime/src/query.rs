@@ -220,6 +220,12 @@ async fn register(scope: &Scope, session: &SessionContext, table: &TableReferenc
         let schema = quarantined::schema();
         return quarantined::register(session, table, &scope.log, name, schema).await;
     }
+    if let Some((view, quarantined::RECEIPTS)) = name.rsplit_once('$')
+        && scope.catalog.views().any(|known| known.name == view && known.plan.window.is_some())
+    {
+        let (topic, schema) = (job::receipts_topic(view), quarantined::receipts());
+        return quarantined::register(session, table, &scope.log, &topic, schema).await;
+    }
     if let Some((view, quarantined::REVISIONS)) = name.rsplit_once('$')
         && scope.catalog.query(view).is_some_and(|view| matches!(view.late, Late::Revise(_)))
     {

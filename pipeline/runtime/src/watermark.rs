@@ -35,6 +35,17 @@ const DEFAULT_MAX_DRIFT: Micros = 60 * SECOND;
 const CONFIRM_INTERVAL: Micros = SECOND / 10;
 const DEFAULT_MAX_FUTURE_SKEW: Micros = 300 * SECOND;
 
+/// What moved a source's watermark last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mover {
+    /// Rows that came.
+    Records,
+    /// The wall clock: all partitions are idle.
+    Clock,
+    /// The source's end.
+    End,
+}
+
 /// The time settings of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeSettings {
@@ -282,6 +293,15 @@ impl SourceWatermark {
     /// The source's watermark as last computed.
     pub fn current(&self) -> Watermark {
         self.source
+    }
+
+    /// What moved it there.
+    pub fn mover(&self) -> Mover {
+        match self.all_idle {
+            _ if self.is_finished() => Mover::End,
+            Some(_) => Mover::Clock,
+            None => Mover::Records,
+        }
     }
 
     /// How each partition stands at time `now`, ascending.

@@ -18,6 +18,7 @@ use datafusion::physical_plan::aggregates::evaluate_group_by;
 use tidemill_contract::{Micros, Watermark, WindowBounds};
 
 use super::fault::{Fault, caught};
+use super::receipt::{Origin, Provenance, Receipt, behind};
 use super::revise::{Pending, Reopened};
 use super::rows::{Rows, batch_of, evaluate, run_finite, run_steps};
 use super::store::{Prepared, SliceStore};
@@ -30,6 +31,8 @@ pub(crate) struct Closed {
     pub(crate) query: String,
     pub(crate) window: WindowBounds,
     pub(crate) rows: RecordBatch,
+    /// Where what it was computed from came from.
+    pub(crate) from: Provenance,
     /// What was said before, if this is a revision.
     pub(crate) revision: Option<Pending>,
 }
@@ -63,6 +66,8 @@ pub(crate) struct Group {
     pub(crate) behind: Micros,
     /// Closed windows that late rows were added to since they were said last.
     pub(super) pending: BTreeMap<Reopened, Pending>,
+    /// Of windows said since they were asked for last.
+    pub(super) receipts: Vec<Receipt>,
     /// Empty window columns, kept for the largest batch seen.
     empty_window: Option<ArrayRef>,
 }
@@ -76,6 +81,7 @@ impl Group {
             closed: Watermark::MIN,
             behind,
             pending: BTreeMap::new(),
+            receipts: Vec::new(),
             empty_window: None,
         })
     }
@@ -124,6 +130,7 @@ impl Group {
         &mut self,
         batch: &RecordBatch,
         time: ArrayRef,
+        origin: &Origin<'_>,
     ) -> Result<Vec<LateRow>, Fault> {
         let pushed = batch.num_rows();
         let rows = Rows {
@@ -158,7 +165,38 @@ impl Group {
                 self.store.add(*bounds, &prepared, members.as_ref())?;
             }
         }
+        let origin = Origin::Through(origin, rows.origin.as_primitive::<UInt32Type>());
+        for ((start, _), members) in &open {
+            let from = self.came_from(time, members.as_ref(), &origin);
+            self.store.note(*start, &from);
+        }
         Ok(late)
+    }
+
+    /// Where rows that are added to a slice come from: all rows, or those listed.
+    fn came_from(
+        &self,
+        time: &Int64Array,
+        members: Option<&UInt32Array>,
+        origin: &Origin<'_>,
+    ) -> Provenance {
+        let (times, mark) = (time.values(), self.closed.0);
+        let mut from = Provenance::default();
+        let (first, last) = match members {
+            Some(members) => {
+                let rows = members.values();
+                from.rows = rows.len() as u64;
+                from.behind = behind(rows.iter().map(|row| times[*row as usize]), mark);
+                (rows[0], rows[rows.len() - 1])
+            }
+            None => {
+                from.rows = times.len() as u64;
+                from.behind = behind(times.iter().copied(), mark);
+                (0, times.len() as u32 - 1)
+            }
+        };
+        origin.note(first, last, &mut from);
+        from
     }
 
     /// The stream's rows with (empty) window columns appended.
@@ -272,7 +310,10 @@ impl Group {
         let mut closed = self.revise_before(watermark)?;
         for client in 0..self.clients.len() {
             for window in self.ending(client, self.closed.0, watermark.0) {
-                closed.extend(self.emit(client, window)?);
+                let emitted = self.emit(client, window)?;
+                let rows = emitted.as_ref().map_or(0, |closed| closed.rows.num_rows());
+                self.write_receipt(client, window, rows, false);
+                closed.extend(emitted);
             }
         }
         self.closed = watermark;
@@ -347,6 +388,7 @@ impl Group {
     }
 
     fn rows_of(&mut self, client: usize, window: WindowBounds) -> Result<Option<Closed>> {
+        let from = self.provenance(window);
         let client = &self.clients[client];
         let Some((keys, values)) = self.store.window(window, &client.aggregates)? else {
             return Ok(None);
@@ -372,7 +414,7 @@ impl Group {
             return Ok(None);
         }
         let rows = batch_of(&client.schema, finished.columns().to_vec(), finished.num_rows())?;
-        Ok(Some(Closed { query: client.query.clone(), window, rows, revision: None }))
+        Ok(Some(Closed { query: client.query.clone(), window, rows, from, revision: None }))
     }
 }
 

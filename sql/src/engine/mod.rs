@@ -13,6 +13,7 @@ mod group;
 mod keys;
 mod metadata;
 mod program;
+mod receipt;
 mod revise;
 mod rows;
 mod slice;
@@ -34,6 +35,7 @@ use tidemill_contract::{
 
 pub use fault::Fault;
 pub use program::SourceProgram;
+pub use receipt::{Provenance, Receipt};
 pub use state::{Snapshot, StatePart};
 
 use crate::catalog::Catalog;
@@ -41,6 +43,7 @@ use crate::parse::Late;
 use crate::plan::{QueryPlan, Shape, run_error};
 use fault::caught;
 use group::{Closed, Group};
+use receipt::Origin;
 use rows::{Rows, run_steps};
 
 /// What became of a query's rows.
@@ -183,7 +186,7 @@ impl Engine {
         let mut pushed = Pushed::default();
         let time = batch.event_time.as_ref().map(|time| Arc::new(time.clone()) as ArrayRef);
         let source = self.source.clone();
-        self.push_rows(&source, &batch.rows, time, &mut pushed)?;
+        self.push_rows(&source, &batch.rows, time, &Origin::Records(batch), &mut pushed)?;
         for late in &mut pushed.late {
             if let Some(record) = batch.record_index.get(late.record_index as usize) {
                 late.record_index = *record;
@@ -197,6 +200,7 @@ impl Engine {
         input: &str,
         batch: &RecordBatch,
         time: Option<ArrayRef>,
+        origin: &Origin<'_>,
         pushed: &mut Pushed,
     ) -> Result<(), Fault> {
         let Some(mut readers) = self.readers.remove(input) else { return Ok(()) };
@@ -206,18 +210,19 @@ impl Engine {
                     Some(time) => Arc::clone(time),
                     None => event_time(batch.column(group.time_index()))?,
                 };
-                group.push(batch, time)
+                group.push(batch, time, origin)
             });
             pushed.late.extend(late.map_err(|fault| fault.of(group.queries()))?);
         }
         for stateless in &mut readers.stateless {
             let rows = caught(|| stateless.push(batch));
             let rows = rows.map_err(|fault| fault.of([stateless.query.clone()]))?;
-            if let Some((rows, origin)) = rows {
+            if let Some((rows, from)) = rows {
                 let known = pushed.late.len();
-                self.push_rows(&stateless.query, &rows, None, pushed)?;
+                let origin = Origin::Through(origin, &from);
+                self.push_rows(&stateless.query, &rows, None, &origin, pushed)?;
                 for late in &mut pushed.late[known..] {
-                    late.record_index = origin.value(late.record_index as usize);
+                    late.record_index = from.value(late.record_index as usize);
                 }
                 pushed.emissions.push(emission(&stateless.query, rows));
             }
@@ -254,7 +259,8 @@ impl Engine {
                 let mut pushed = Pushed::default();
                 // Nothing reads a view that is revised.
                 if closed.revision.is_none() {
-                    self.push_rows(&closed.query, &closed.rows, None, &mut pushed)?;
+                    let origin = Origin::Window(&closed.from);
+                    self.push_rows(&closed.query, &closed.rows, None, &origin, &mut pushed)?;
                 }
                 emissions.push(closed.into());
                 emissions.extend(pushed.emissions);
@@ -330,6 +336,13 @@ impl Engine {
             emissions.extend(revised.into_iter().map(Emission::from));
         }
         Ok(emissions)
+    }
+
+    /// The receipts of the windows said since they were asked for last. A snapshot has none of
+    /// them: ask before it.
+    pub fn take_receipts(&mut self) -> Vec<Receipt> {
+        let groups = self.readers.values_mut().flat_map(|readers| &mut readers.groups);
+        groups.flat_map(|group| std::mem::take(&mut group.receipts)).collect()
     }
 
     /// Slices held, over all groups: of open windows, and of closed ones that may be revised.

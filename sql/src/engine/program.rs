@@ -122,7 +122,9 @@ impl SourceProgram {
             let times: Vec<i64> = times.iter().flatten().collect();
             event_time = Some(Int64Array::from(times));
         }
-        let batch = EventBatch { partition: raw.partition, rows, event_time, record_index };
+        let offsets = raw.records.iter().map(|record| record.offset).collect();
+        let partition = raw.partition;
+        let batch = EventBatch { partition, rows, event_time, record_index, offsets };
         Ok((batch, faults))
     }
 

@@ -76,7 +76,11 @@ impl Group {
         let mut revised = Vec::new();
         for ((client, end, start), pending) in std::mem::take(&mut self.pending) {
             let window = WindowBounds { start, end };
-            revised.extend(self.revision(client, window, pending)?);
+            let revision = self.revision(client, window, pending)?;
+            if let Some(closed) = &revision {
+                self.write_receipt(client, window, closed.rows.num_rows(), true);
+            }
+            revised.extend(revision);
         }
         Ok(revised)
     }
@@ -115,7 +119,8 @@ impl Group {
             return Ok(None);
         }
         let query = self.clients[client].query.clone();
-        Ok(Some(Closed { query, window, rows, revision: Some(pending) }))
+        let from = self.provenance(window);
+        Ok(Some(Closed { query, window, rows, from, revision: Some(pending) }))
     }
 
     fn said(&mut self, client: usize, window: WindowBounds) -> Result<RecordBatch, Fault> {

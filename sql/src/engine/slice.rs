@@ -17,6 +17,7 @@ use datafusion::physical_expr::GroupsAccumulatorAdapter;
 use tidemill_contract::Micros;
 
 use super::keys::NONE;
+use super::receipt::Provenance;
 use crate::plan::Aggregate;
 
 /// A chunk is merged with what follows it unless it has so many times the rows: a row is copied a
@@ -156,11 +157,13 @@ pub(crate) struct Slice {
     pub(crate) end: Micros,
     pub(crate) live: Option<Partials>,
     pub(crate) chunks: Vec<Chunk>,
+    /// Where its rows came from.
+    pub(crate) from: Provenance,
 }
 
 impl Slice {
     pub(crate) fn new(end: Micros) -> Self {
-        Self { end, live: None, chunks: Vec::new() }
+        Self { end, live: None, chunks: Vec::new(), from: Provenance::default() }
     }
 
     /// Bytes held.

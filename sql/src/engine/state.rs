@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tidemill_contract::{Error, Micros, Result, Watermark};
 
 use super::group::Group;
+use super::receipt::Provenance;
 use super::slice::{Chunk, Slice};
 use super::{Engine, QueryCounters};
 
@@ -59,6 +60,9 @@ struct GroupHeader {
     /// For each part that is a chunk, after those: start and end of its slice.
     #[serde(default)]
     chunk_parts: Vec<(Micros, Micros)>,
+    /// Where the rows of each slice came from, by its start.
+    #[serde(default)]
+    from: Vec<(Micros, Provenance)>,
 }
 
 /// State with its large, unchanging pieces apart.
@@ -287,6 +291,7 @@ fn save_group(
         let width = aggregate.function.state_fields().map_err(run)?.len();
         aggregates.push((aggregate.text.clone(), width));
     }
+    let slices = group.store.slices.iter();
     let header = GroupHeader {
         input: input.to_owned(),
         sharing: group.sharing.clone(),
@@ -296,6 +301,7 @@ fn save_group(
         chunks: order,
         key_parts,
         chunk_parts,
+        from: slices.map(|(start, slice)| (*start, slice.from.clone())).collect(),
     };
     Ok((header, keys, chunks))
 }
@@ -461,6 +467,11 @@ fn restore_group(
             numbers.push(chunk.part);
         }
         slice.chunks.push(chunk);
+    }
+    for (start, from) in &saved.from {
+        if let Some(slice) = group.store.slices.get_mut(start) {
+            slice.from = from.clone();
+        }
     }
     let is_renumbered = new_ids.iter().zip(0_u32..).any(|(id, before)| *id != before);
     if is_renumbered {

@@ -10,6 +10,7 @@ use datafusion::common::Result;
 use tidemill_contract::{Micros, WindowBounds};
 
 use super::keys::KeyStore;
+use super::receipt::Provenance;
 use super::slice::{Partials, Slice};
 use crate::plan::Aggregate;
 
@@ -91,6 +92,13 @@ impl SliceStore {
                 let part = prepared.take(rows)?;
                 live.update(&part.ids, &part.arguments, &part.filters)
             }
+        }
+    }
+
+    /// Notes where rows that were added to a slice came from.
+    pub(crate) fn note(&mut self, start: Micros, from: &Provenance) {
+        if let Some(slice) = self.slices.get_mut(&start) {
+            slice.from.merge(from);
         }
     }
 

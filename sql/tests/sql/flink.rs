@@ -47,6 +47,7 @@ fn bids(catalog: &Catalog) -> EventBatch {
     EventBatch {
         partition: PartitionId(0),
         record_index: (0..6).collect(),
+        offsets: Vec::new(),
         rows,
         event_time: Some(Int64Array::from_iter_values(times.iter().map(|ms| ms * 1_000))),
     }

@@ -4,6 +4,7 @@ mod flink;
 mod late;
 mod oracle;
 mod program;
+mod receipts;
 mod stream;
 mod sums;
 mod windows;

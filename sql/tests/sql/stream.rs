@@ -175,6 +175,7 @@ pub(crate) fn event_batch(rows: &RecordBatch, picked: &[u32], lane: usize) -> Ev
     EventBatch {
         partition: PartitionId(lane as i32),
         record_index: (0..taken.num_rows() as u32).collect(),
+        offsets: Vec::new(),
         rows: taken,
         event_time: Some(Int64Array::from(times)),
     }

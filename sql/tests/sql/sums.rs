@@ -58,6 +58,7 @@ fn run_big(view: &str, values: &[i64]) -> Result<Vec<String>, String> {
         partition: PartitionId(0),
         event_time: Some(times.as_primitive::<Int64Type>().clone()),
         record_index: (0..values.len() as u32).collect(),
+        offsets: Vec::new(),
         rows,
     };
     engine.push(&batch).map_err(|error| error.to_string())?;

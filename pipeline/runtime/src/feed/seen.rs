@@ -105,7 +105,7 @@ pub(super) fn headers(unit: &Bytes, row: u64) -> Vec<(String, Bytes)> {
 }
 
 /// Unit and row of a record some feed wrote, `None` for a record of someone else.
-fn identity(record: &RawRecord) -> Option<(&str, u64)> {
+pub(crate) fn identity(record: &RawRecord) -> Option<(&str, u64)> {
     let header = |wanted: &str| {
         record.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value)
     };

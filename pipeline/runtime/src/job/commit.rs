@@ -31,6 +31,7 @@ impl Run<'_> {
         let started = Instant::now();
         let revisions = self.engine.revise().map_err(|fault| self.blame.fault(fault))?;
         self.emit(revisions)?;
+        self.keep_receipts()?;
         let drift = count::drift(&self.records, &self.engine.counters(), &self.direct);
         self.tell();
         count::check(&self.config.name, drift)?;
@@ -83,6 +84,7 @@ impl Run<'_> {
             alerts: alerts.collect(),
             partitions: partitions.into_iter().map(|(id, memory)| (id.0, memory)).collect(),
             records: self.records,
+            told: self.told.clone(),
             tables: Vec::new(),
             parts: Vec::new(),
         };
@@ -132,6 +134,9 @@ impl Run<'_> {
             ("quarantined".to_owned(), self.records.dead),
             ("tombstones".to_owned(), self.records.tombstones),
         ]);
+        if self.records.duplicates > 0 {
+            counters.insert("duplicates".to_owned(), self.records.duplicates);
+        }
         for (query, count) in self.engine.counters() {
             counters.insert(format!("{query}.rows_in"), count.rows_in);
             counters.insert(format!("{query}.counted"), count.counted);

@@ -19,6 +19,9 @@ pub(crate) struct RecordCount {
     pub(crate) dead: u64,
     /// Records without a payload.
     pub(crate) tombstones: u64,
+    /// Records with a row that another record had shortly before; they count as any other.
+    #[serde(default)]
+    pub(crate) duplicates: u64,
 }
 
 impl RecordCount {

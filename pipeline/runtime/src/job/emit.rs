@@ -60,7 +60,7 @@ impl Run<'_> {
     }
 
     /// The query's results are this job's to publish.
-    fn counts(&self, query: &str) -> bool {
+    pub(super) fn counts(&self, query: &str) -> bool {
         self.config.outputs.contains_key(query) && !self.muted.contains(query)
     }
 

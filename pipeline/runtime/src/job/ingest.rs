@@ -53,6 +53,9 @@ impl Run<'_> {
 
         self.records.records += raw.records.len() as u64;
         self.records.tombstones += tombstones;
+        if let Some(repeats) = &mut self.repeats {
+            self.records.duplicates += repeats.note(raw.partition.0, &raw.records);
+        }
         self.records.dead += faults.len() as u64;
         self.records.rows += batch.rows.num_rows() as u64;
         self.breaker.observe(raw.records.len() as u64, faults.len() as u64, || {

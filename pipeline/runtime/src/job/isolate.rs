@@ -21,7 +21,7 @@ use tidemill_sql::{
 
 use super::{
     ALERTS_TOPIC, JobConfig, JobEnvironment, blame::Legacy, position::starting_progress,
-    revise::revisions_topic,
+    receipts::receipts_topic, revise::revisions_topic,
 };
 use crate::{
     assignment::{own_job, with_inputs},
@@ -181,7 +181,7 @@ fn line_of<'a>(config: &'a JobConfig, name: &'a str) -> Vec<&'a str> {
 
 /// Where a query's rows go, and those that are kept for it alone.
 fn places_of(config: &JobConfig, name: &str) -> Vec<Place> {
-    let Some(RegisteredQuery { target, late, .. }) = config.catalog.query(name) else {
+    let Some(RegisteredQuery { target, late, plan, .. }) = config.catalog.query(name) else {
         return Vec::new();
     };
     let place = match target {
@@ -194,12 +194,14 @@ fn places_of(config: &JobConfig, name: &str) -> Vec<Place> {
             Err(_) => None,
         },
     };
+    let is_windowed = matches!(target, Target::View) && plan.window.is_some();
+    let receipts = is_windowed.then(|| Place::Topic(receipts_topic(name)));
     let topic = match late {
         Late::To(topic) => Some(topic.clone()),
         Late::Revise(_) => Some(revisions_topic(name)),
         Late::Keep | Late::Drop => None,
     };
-    place.into_iter().chain(topic.map(Place::Topic)).collect()
+    place.into_iter().chain(receipts).chain(topic.map(Place::Topic)).collect()
 }
 
 /// The queries of this job that write to a place.

@@ -21,6 +21,7 @@ use super::{
     memory::MemoryGuard,
     parts::{self, KnownParts},
     position::starting_progress,
+    repeats::Repeats,
     revise::WindowColumns,
     run::{Run, Stopwatch},
     sink::SinkWriter,
@@ -58,6 +59,11 @@ impl<'a> Run<'a> {
             *legacy.start.borrow_mut() = Some(progress.clone());
         }
         let start = progress.iter().map(|(id, progress)| (*id, progress.next_offset)).collect();
+        let repeats = Repeats::open(&config.log, config.source.topic(), &start);
+        let repeats = match config.is_fed() {
+            true => Some(step(environment, config, repeats)?),
+            false => None,
+        };
         let group = format!("tidemill-{}", config.name);
         let reader = config.log.reader(config.source.topic(), &group, &start)?;
 
@@ -90,6 +96,8 @@ impl<'a> Run<'a> {
             file_bytes: BTreeMap::new(),
             records: state.header.records,
             breaker: Breaker::of_source(&config.source)?,
+            repeats,
+            told: state.header.told.clone(),
             ensured_topics: BTreeSet::new(),
             direct: config.direct(),
             dirty: false,

@@ -25,6 +25,8 @@ use super::{
     count::{self, RecordCount},
     memory::MemoryGuard,
     parts::KnownParts,
+    receipts::Told,
+    repeats::Repeats,
     sink::SinkWriter,
     step::step,
     tables::{Flush, Tables},
@@ -99,6 +101,10 @@ pub(super) struct Run<'a> {
     pub(super) file_bytes: BTreeMap<String, u64>,
     pub(super) records: RecordCount,
     pub(super) breaker: Breaker,
+    /// Recognises rows that a feed wrote twice.
+    pub(super) repeats: Option<Repeats>,
+    /// What the receipts of each view have told.
+    pub(super) told: BTreeMap<String, Told>,
     pub(super) ensured_topics: BTreeSet<String>,
     /// Queries that read the source itself.
     pub(super) direct: Vec<String>,
@@ -185,6 +191,7 @@ impl Run<'_> {
         let advanced = self.engine.advance(watermark);
         let emissions = advanced.map_err(|fault| self.blame.fault(fault))?;
         self.emit(emissions)?;
+        self.keep_receipts()?;
         failpoint::reached("ingest.advanced")?;
         self.advance_alerts(watermark)
     }

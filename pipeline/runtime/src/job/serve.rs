@@ -76,6 +76,7 @@ impl Run<'_> {
         // What it gave so far still goes out: the length of a sink's file must stay true.
         self.commit_if_dirty(Flush::Due)?;
         self.tables.remove(&query);
+        self.told.remove(&query);
         self.sinks.remove(&query);
         self.file_bytes.remove(&query);
         self.muted.insert(query.clone());

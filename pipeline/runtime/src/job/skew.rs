@@ -40,6 +40,7 @@ pub(crate) fn quarantine_future(
         rows,
         event_time: Some(Int64Array::from(kept_times)),
         record_index: kept_records,
+        offsets: batch.offsets,
     })
 }
 

@@ -22,6 +22,7 @@ use tidemill_sql::engine::Snapshot;
 use super::{
     count::RecordCount,
     parts::{self, KnownParts, PartPlace, PlacedParts},
+    receipts::Told,
 };
 use crate::watermark::PartitionMemory;
 
@@ -41,6 +42,9 @@ pub(crate) struct Header {
     pub(crate) partitions: BTreeMap<i32, PartitionMemory>,
     /// Where the records went.
     pub(crate) records: RecordCount,
+    /// What the receipts of each view have told.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) told: BTreeMap<String, Told>,
     /// Views with closed rows, in the order of their parts.
     pub(crate) tables: Vec<String>,
     /// The parts of the operators' state, in order.

@@ -1,5 +1,6 @@
 //! Topics that jobs fill as tables: the newest records of the `dead` or `late` topic of a source,
-//! of a view's own topic of late rows, and of what late rows changed in a view.
+//! of a view's own topic of late rows, of the receipts of a view's windows, and of what late rows
+//! changed in them.
 
 use std::sync::Arc;
 
@@ -26,6 +27,9 @@ const CHUNK_BYTES: usize = 4 << 20;
 
 /// What follows the `$` for the changes of a view.
 pub(super) const REVISIONS: &str = "revisions";
+
+/// What follows the `$` for the receipts of a view's windows.
+pub(super) const RECEIPTS: &str = "receipts";
 
 /// Registers the newest records of a topic.
 pub(super) async fn register(
@@ -75,6 +79,26 @@ pub(crate) fn revisions() -> SchemaRef {
         text("after"),
         number("epoch"),
         number("late_rows"),
+    ]))
+}
+
+/// The columns of receipts.
+pub(crate) fn receipts() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        instant("window_start"),
+        instant("window_end"),
+        text("reason"),
+        instant("watermark"),
+        number("rows_in"),
+        number("on_time"),
+        number("behind"),
+        number("rows_out"),
+        number("late"),
+        number("dead"),
+        number("duplicates"),
+        text("offsets"),
+        number("epoch"),
+        instant("at"),
     ]))
 }
 

@@ -1,0 +1,108 @@
+//! Receipts of closed windows on their way to the topic `<view>.receipts`, which reads as the
+//! relation `<view>$receipts`.
+//!
+//! A receipt says what a window's result is complete by: the offsets it was computed from, how many
+//! rows, and what closed it. Rows that were late, dead or there twice belong to no window; each
+//! receipt has those since the receipt before it, so that the receipts of a view add up to all of
+//! them. It goes out with the commit that makes the window's rows true, or not at all.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tidemill_contract::{Clock, Result, SystemClock, Watermark};
+use tidemill_sql::{catalog::Target, engine::Receipt};
+
+use super::run::Run;
+use crate::{
+    outbox::{OutboxRecord, OutboxTarget, sequence_id},
+    quarantine::rfc3339,
+    watermark::Mover,
+};
+
+/// The topic of a view's receipts.
+pub(crate) fn receipts_topic(view: &str) -> String {
+    format!("{view}.receipts")
+}
+
+/// What the receipts of a view have told so far of rows that are in no window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    late: u64,
+    dead: u64,
+    duplicates: u64,
+}
+
+impl Run<'_> {
+    /// Takes the receipts of what the operators have just said.
+    pub(super) fn keep_receipts(&mut self) -> Result<()> {
+        for receipt in self.engine.take_receipts() {
+            let query = self.config.catalog.query(&receipt.query);
+            let is_view = query.is_some_and(|query| matches!(query.target, Target::View));
+            if is_view && self.counts(&receipt.query) {
+                self.keep_receipt(&receipt)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_receipt(&mut self, receipt: &Receipt) -> Result<()> {
+        self.dirty = true;
+        let view = &receipt.query;
+        let now = self.loose_rows(view);
+        let told = self.told.insert(view.clone(), now).unwrap_or_default();
+        let epoch = self.ledger.next_epoch();
+        let watermark = Some(self.clock.current()).filter(|mark| *mark < Watermark::MAX);
+        let record = json!({
+            "view": view,
+            "window_start": rfc3339(receipt.window.start),
+            "window_end": rfc3339(receipt.window.end),
+            "reason": if receipt.is_revision { "revision" } else { reason(self.clock.mover()) },
+            "watermark": watermark.map(|mark| rfc3339(mark.0)),
+            "rows_in": receipt.from.rows,
+            "on_time": receipt.from.rows - receipt.from.behind,
+            "behind": receipt.from.behind,
+            "rows_out": receipt.rows,
+            "late": now.late - told.late,
+            "dead": now.dead - told.dead,
+            "duplicates": now.duplicates - told.duplicates,
+            "offsets": offsets(receipt),
+            "epoch": epoch,
+            "at": rfc3339(SystemClock.now_micros()),
+        });
+        let record = OutboxRecord {
+            id: sequence_id(&self.config.name, epoch, self.outbox.len()),
+            key: Some(Bytes::from(rfc3339(receipt.window.start))),
+            payload: Some(Bytes::from(record.to_string())),
+            headers: Vec::new(),
+            timestamp_ms: None,
+        };
+        self.outbox.push(&OutboxTarget::Topic { name: receipts_topic(view) }, record)
+    }
+
+    /// Rows so far that are in no window of a view.
+    fn loose_rows(&self, view: &str) -> Told {
+        let late = self.engine.counters().get(view).map_or(0, |count| count.late);
+        Told { late, dead: self.records.dead, duplicates: self.records.duplicates }
+    }
+}
+
+fn reason(mover: Mover) -> &'static str {
+    match mover {
+        Mover::Records => "watermark",
+        Mover::Clock => "idle",
+        Mover::End => "end",
+    }
+}
+
+/// First and last offset of each partition, as JSON text.
+fn offsets(receipt: &Receipt) -> String {
+    let ranges: BTreeMap<String, Value> = receipt
+        .from
+        .offsets
+        .iter()
+        .map(|(partition, (first, last))| (partition.to_string(), json!([first, last])))
+        .collect();
+    json!(ranges).to_string()
+}

@@ -1,0 +1,86 @@
+//! Rows of a feed that are in the topic twice.
+//!
+//! A feed names each row by its unit and number. One that was stopped half way may append rows that
+//! the next one appended too; here they are recognised among the last [`REMEMBERED`] records of
+//! their partition, and counted. They are never dropped: what is in the log is what happened.
+//! Whether a record is a repeat depends on the log alone: after a restart the records before the
+//! job's place are read again.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+};
+
+use tidemill_connectors::log::kafka::KafkaLog;
+use tidemill_contract::{RawRecord, Result};
+
+use crate::feed::row_identity;
+
+/// Records of a partition among which a repeat is recognised.
+const REMEMBERED: usize = 8192;
+
+/// The names of the newest rows of each partition.
+#[derive(Debug, Default)]
+pub(super) struct Repeats {
+    partitions: BTreeMap<i32, Recent>,
+}
+
+#[derive(Debug, Default)]
+struct Recent {
+    /// By age; `None` for a record without a name.
+    order: VecDeque<Option<u64>>,
+    times: HashMap<u64, u32>,
+}
+
+impl Repeats {
+    /// Reads what lies before the job's place, if a feed fills the topic.
+    pub(super) async fn open(
+        log: &KafkaLog,
+        topic: &str,
+        next_offsets: &BTreeMap<i32, i64>,
+    ) -> Result<Self> {
+        let marks = log.watermarks(topic).await?;
+        let remembered = i64::try_from(REMEMBERED).unwrap_or(i64::MAX);
+        let (mut from, mut to) = (BTreeMap::new(), BTreeMap::new());
+        for (partition, (low, high)) in marks {
+            let next = next_offsets.get(&partition).copied().unwrap_or(low).min(high);
+            from.insert(partition, low.max(next - remembered));
+            to.insert(partition, next);
+        }
+        let mut repeats = Self::default();
+        for (partition, record) in log.read_range(topic, &from, &to).await? {
+            repeats.note(partition, std::slice::from_ref(&record));
+        }
+        Ok(repeats)
+    }
+
+    /// Takes the next records of a partition; gives how many of them are repeats.
+    pub(super) fn note(&mut self, partition: i32, records: &[RawRecord]) -> u64 {
+        let recent = self.partitions.entry(partition).or_default();
+        records.iter().filter(|record| recent.is_repeat(record)).count() as u64
+    }
+}
+
+impl Recent {
+    fn is_repeat(&mut self, record: &RawRecord) -> bool {
+        let name = row_identity(record).map(|identity| {
+            let mut hasher = DefaultHasher::new();
+            identity.hash(&mut hasher);
+            hasher.finish()
+        });
+        if self.order.len() == REMEMBERED
+            && let Some(Some(oldest)) = self.order.pop_front()
+            && let Some(times) = self.times.get_mut(&oldest)
+        {
+            *times -= 1;
+            if *times == 0 {
+                self.times.remove(&oldest);
+            }
+        }
+        self.order.push_back(name);
+        let Some(name) = name else { return false };
+        let times = self.times.entry(name).or_default();
+        *times += 1;
+        *times > 1
+    }
+}
