@@ -152,6 +152,13 @@ fn seq_of(path: &Path) -> Option<u64> {
     path.filename()?.strip_suffix(".json")?.parse().ok()
 }
 
+/// An entry whose statement was taken once and is not any more.
+pub(crate) fn refused(seq: u64, error: &Error) -> Error {
+    Error::corrupt("TM707", format!("catalog entry {seq} does not apply any more"))
+        .because(error.to_string())
+        .help("run the version of tidemill that registered it")
+}
+
 pub(crate) fn malformed(seq: u64, reason: &str) -> Error {
     Error::corrupt("TM707", format!("catalog entry '{}' is malformed", slot(seq)))
         .because(reason)

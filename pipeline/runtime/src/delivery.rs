@@ -211,9 +211,8 @@ impl Delivery {
                 failpoint::reached("publish.after_table").map(|()| None)
             })
             .buffer_unordered(PARALLEL)
-            .try_collect::<Vec<_>>()
-            .await
-            .map_err(|error: Error| error)?;
+            .try_collect()
+            .await?;
         Ok(outcomes.into_iter().flatten().collect())
     }
 

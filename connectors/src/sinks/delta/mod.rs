@@ -30,9 +30,7 @@ use tidemill_contract::{Clock, Error, Result, StagedFile, SystemClock};
 pub use compact::{CompactSettings, Compacted, compact};
 pub use garbage::{Unreferenced, unreferenced};
 pub use lake::{lake_schema, to_lake, write_parquet};
-pub use name::{
-    DataFileName, FileOrigin, check_checksum, check_content, damaged_file, staged_name,
-};
+pub use name::{DataFileName, FileOrigin, check_content, check_file, damaged_file, staged_name};
 pub use revise::revise_files;
 
 use crate::store::{Store, prefixed};

@@ -8,8 +8,11 @@
 //! `part-<epoch:020>-<crc32c:08x>-<job>-<uuid>.parquet` and `compact-<crc32c:08x>-<uuid>.parquet`
 
 use bytes::Bytes;
-use object_store::path::Path;
+use futures::TryStreamExt;
+use object_store::{ObjectStoreExt, path::Path};
 use tidemill_contract::{Error, Result};
+
+use crate::store::{self, Store};
 
 /// Who wrote a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,11 +100,7 @@ pub fn check_content(path: &Path, content: &Bytes) -> Result<()> {
     check_checksum(path, crc32c::crc32c(content))
 }
 
-/// As [`check_content`], for who has computed the checksum already.
-///
-/// # Errors
-/// As [`check_content`].
-pub fn check_checksum(path: &Path, found: u32) -> Result<()> {
+fn check_checksum(path: &Path, found: u32) -> Result<()> {
     match DataFileName::of(path) {
         Some(name) if name.crc32c != found => {
             let reason = format!("its crc32c is {found:08x}, its name says {:08x}", name.crc32c);
@@ -109,6 +108,29 @@ pub fn check_checksum(path: &Path, found: u32) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Reads a whole data file, a piece at a time, and compares it with its name; gives its length.
+///
+/// # Errors
+/// `TM568` (kind `Corrupt`) if it is damaged, `TM569` (kind `Corrupt`) if it is gone, `TM530` if
+/// the store does not answer.
+pub async fn check_file(store: &Store, path: &Path) -> Result<u64> {
+    let unreadable = |error: object_store::Error| match error {
+        object_store::Error::NotFound { .. } => {
+            Error::corrupt("TM569", format!("file '{path}' of a table is gone"))
+                .help("restore it from a backup; `tidemill fsck` lists all that is damaged")
+        }
+        error => store::failure("read", path, &error),
+    };
+    let mut content = store.get(path).await.map_err(unreadable)?.into_stream();
+    let (mut crc32c, mut bytes) = (0, 0);
+    while let Some(chunk) = content.try_next().await.map_err(unreadable)? {
+        crc32c = crc32c::crc32c_append(crc32c, &chunk);
+        bytes += chunk.len() as u64;
+    }
+    check_checksum(path, crc32c)?;
+    Ok(bytes)
 }
 
 /// A data file whose bytes are not those that were written.

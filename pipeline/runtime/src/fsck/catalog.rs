@@ -32,11 +32,7 @@ pub(super) async fn check(store: &Store, report: &mut Report) -> Result<()> {
 }
 
 fn apply(catalog: &mut Catalog, entry: &Entry) -> Result<()> {
-    let damaged = |error: Error| {
-        Error::corrupt("TM707", format!("catalog entry {} does not apply any more", entry.seq))
-            .because(error.to_string())
-            .help("run the version of tidemill that registered it")
-    };
+    let damaged = |error: Error| catalog_log::refused(entry.seq, &error);
     for parsed in parse_script(&entry.statement).map_err(damaged)? {
         catalog.apply(&parsed).map_err(damaged)?;
     }

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::TryStreamExt;
-use object_store::path::Path;
+use object_store::{ObjectStoreExt, path::Path};
 use tidemill_connectors::{
     sinks::delta,
     store::{self, Store},
@@ -70,33 +69,24 @@ async fn check_table(store: &Store, view: &str, depth: Depth, report: &mut Repor
 /// Size, and in full depth the checksum its name carries; returns the bytes read.
 async fn check_file(store: &Store, path: &Path, size: u64, depth: Depth) -> Result<u64> {
     let wrong = |reason: String| delta::damaged_file(path, reason);
-    let found = match store.get_opts(path, object_store::GetOptions::default()).await {
-        Ok(found) => found,
+    let found = match store.head(path).await {
+        Ok(meta) => meta.size,
         Err(object_store::Error::NotFound { .. }) => {
             return Err(wrong("it is not there".to_owned()));
         }
-        Err(error) => return Err(unavailable(path, &error)),
+        Err(error) => {
+            return Err(Error::unavailable(
+                "TM530",
+                format!("cannot look at '{path}' in the bucket"),
+            )
+            .because(error.to_string()));
+        }
     };
-    if found.meta.size != size {
-        return Err(wrong(format!("it has {} bytes, the table says {size}", found.meta.size)));
+    if found != size {
+        return Err(wrong(format!("it has {found} bytes, the table says {size}")));
     }
-    if depth == Depth::Quick {
-        return Ok(0);
+    match depth {
+        Depth::Quick => Ok(0),
+        Depth::Full => delta::check_file(store, path).await,
     }
-    let mut stream = found.into_stream();
-    let (mut crc32c, mut bytes) = (0, 0);
-    while let Some(chunk) = stream.try_next().await.map_err(|error| unavailable(path, &error))? {
-        crc32c = crc32c::crc32c_append(crc32c, &chunk);
-        bytes += chunk.len() as u64;
-    }
-    if bytes != size {
-        return Err(wrong(format!("{bytes} bytes could be read of {size}")));
-    }
-    delta::check_checksum(path, crc32c)?;
-    Ok(bytes)
-}
-
-fn unavailable(path: &Path, error: &object_store::Error) -> Error {
-    Error::unavailable("TM530", format!("cannot read '{path}' in the bucket"))
-        .because(error.to_string())
 }

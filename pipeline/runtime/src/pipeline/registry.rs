@@ -12,7 +12,10 @@ use tidemill_sql::{
     parse::{ObjectKind, Parsed, parse_script},
 };
 
-use crate::{catalog_log::CatalogLog, supervisor::Registry};
+use crate::{
+    catalog_log::{self, CatalogLog},
+    supervisor::Registry,
+};
 
 /// Tries to register while others register at the same time.
 const TRIES_MAX: u32 = 5;
@@ -35,11 +38,7 @@ impl CatalogState {
     }
 
     fn replay(&mut self, text: &str, number: u64) -> Result<()> {
-        let damaged = |error: Error| {
-            Error::corrupt("TM707", format!("catalog entry {number} does not apply any more"))
-                .because(error.to_string())
-                .help("run the version of tidemill that registered it")
-        };
+        let damaged = |error: Error| catalog_log::refused(number, &error);
         for parsed in parse_script(text).map_err(damaged)? {
             let mut catalog = Catalog::clone(&self.registry.catalog);
             let applied = catalog.apply(&parsed).map_err(damaged)?;

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::{ObjectStoreExt, path::Path};
+use object_store::path::Path;
 use tidemill_connectors::{
     sinks::delta::{self, DataFileName},
     store::Store,
@@ -62,18 +62,5 @@ async fn check_file(store: &Store, file: &str) -> Result<()> {
     if DataFileName::of(&path).is_none() {
         return Ok(());
     }
-    let unreadable = |error: object_store::Error| match error {
-        object_store::Error::NotFound { .. } => {
-            Error::corrupt("TM569", format!("file '{path}' of a table is gone"))
-                .help("restore it from a backup; `tidemill fsck` lists all that is damaged")
-        }
-        error => Error::unavailable("TM530", format!("cannot read '{path}' in the bucket"))
-            .because(error.to_string()),
-    };
-    let mut content = store.get(&path).await.map_err(unreadable)?.into_stream();
-    let mut crc32c = 0;
-    while let Some(chunk) = content.try_next().await.map_err(unreadable)? {
-        crc32c = crc32c::crc32c_append(crc32c, &chunk);
-    }
-    delta::check_checksum(&path, crc32c)
+    delta::check_file(store, &path).await.map(|_bytes| ())
 }
