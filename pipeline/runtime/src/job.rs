@@ -53,7 +53,7 @@ use crate::{
     writer::WriterSlot,
 };
 pub(crate) use control::{Control, ViewSnapshot};
-pub(crate) use receipts::receipts_topic;
+pub(crate) use receipts::{QUERY_NUMBER, receipts_topic};
 pub(crate) use revise::revisions_topic;
 pub(crate) use stall::{PartitionStall, Stall};
 pub(crate) use tables::FlushSettings;

@@ -11,7 +11,7 @@ mod verify;
 mod view;
 mod workers;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use datafusion::{
     common::TableReference,
@@ -30,15 +30,11 @@ use tidemill_connectors::{log::kafka::KafkaLog, store::Store};
 use tidemill_contract::{Error, ErrorKind, Result, panic_text};
 use tidemill_sql::{
     catalog::Catalog,
-    parse::{Late, SelectQuery, closest},
+    parse::{SelectQuery, closest},
     plan::{equip_session, plan_error},
 };
 
-use crate::{
-    job::{self, JobProbe},
-    memory::Memory,
-    pipeline::StatementResult,
-};
+use crate::{job::JobProbe, memory::Memory, pipeline::StatementResult};
 
 pub(crate) use verify::VerifiedFiles;
 pub(crate) use workers::Workers;
@@ -62,6 +58,8 @@ pub(crate) type Probe = dyn Fn(&str) -> Result<JobProbe> + Send + Sync;
 #[derive(Clone)]
 pub(crate) struct Scope {
     pub(crate) catalog: Arc<Catalog>,
+    /// The number of the statement that created each query.
+    pub(crate) created: BTreeMap<String, u64>,
     pub(crate) store: Store,
     pub(crate) log: KafkaLog,
     /// Data files that are known to be whole.
@@ -209,28 +207,8 @@ async fn register(scope: &Scope, session: &SessionContext, table: &TableReferenc
         scope.verified.check(&scope.store, &rows.files).await?;
         return view::register(session, table, rows).await;
     }
-    if let Some((source, kind)) = name.rsplit_once('$')
-        && scope.catalog.source(source).is_some()
-        && quarantined::KINDS.contains(&kind)
-    {
-        let (topic, schema) = (format!("{source}.{kind}"), quarantined::schema());
-        return quarantined::register(session, table, &scope.log, &topic, schema).await;
-    }
-    if scope.catalog.late_relation(name).is_some() {
-        let schema = quarantined::schema();
-        return quarantined::register(session, table, &scope.log, name, schema).await;
-    }
-    if let Some((view, quarantined::RECEIPTS)) = name.rsplit_once('$')
-        && scope.catalog.views().any(|known| known.name == view && known.plan.window.is_some())
-    {
-        let (topic, schema) = (job::receipts_topic(view), quarantined::receipts());
-        return quarantined::register(session, table, &scope.log, &topic, schema).await;
-    }
-    if let Some((view, quarantined::REVISIONS)) = name.rsplit_once('$')
-        && scope.catalog.query(view).is_some_and(|view| matches!(view.late, Late::Revise(_)))
-    {
-        let (topic, schema) = (job::revisions_topic(view), quarantined::revisions());
-        return quarantined::register(session, table, &scope.log, &topic, schema).await;
+    if let Some(relation) = quarantined::find(scope, name) {
+        return quarantined::register(session, table, &scope.log, relation).await;
     }
     if scope.catalog.source(name).is_some() {
         return Err(Error::invalid(

@@ -21,6 +21,10 @@ use crate::{
     watermark::Mover,
 };
 
+/// The field that says which query by this name a record is of: a view may be dropped and created
+/// anew, and its topics stay.
+pub(crate) const QUERY_NUMBER: &str = "query_number";
+
 /// The topic of a view's receipts.
 pub(crate) fn receipts_topic(view: &str) -> String {
     format!("{view}.receipts")
@@ -56,6 +60,7 @@ impl Run<'_> {
         let watermark = Some(self.clock.current()).filter(|mark| *mark < Watermark::MAX);
         let record = json!({
             "view": view,
+            QUERY_NUMBER: self.config.outputs.get(view),
             "window_start": rfc3339(receipt.window.start),
             "window_end": rfc3339(receipt.window.end),
             "reason": if receipt.is_revision { "revision" } else { reason(self.clock.mover()) },

@@ -17,7 +17,7 @@ use tidemill_connectors::format::json;
 use tidemill_contract::{Emission, EmissionKind, Error, Result, WindowBounds};
 use tidemill_sql::{catalog::RegisteredQuery, parse::Late};
 
-use super::run::Run;
+use super::{receipts::QUERY_NUMBER, run::Run};
 use crate::{
     outbox::{OutboxRecord, OutboxTarget, sequence_id},
     quarantine::rfc3339,
@@ -118,6 +118,7 @@ impl Run<'_> {
         for (key, before, after) in changes(before, &emission.rows, keys)? {
             let record = json!({
                 "view": view,
+                QUERY_NUMBER: self.config.outputs.get(view),
                 "window_start": rfc3339(window.start),
                 "window_end": rfc3339(window.end),
                 "key": key,

@@ -1,6 +1,6 @@
 //! Statements: checked against the connectors, registered, applied to what runs.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tidemill_connectors::{sinks, sources, store::Store};
 use tidemill_contract::{Error, Result, SinkSpec};
@@ -37,6 +37,7 @@ impl Pipeline {
                 let probes = self.probes().await;
                 let scope = Scope {
                     catalog: self.catalog().await,
+                    created: self.created().await,
                     store: Store::clone(&self.store),
                     log: self.log.clone(),
                     verified: Arc::clone(&self.verified),
@@ -151,6 +152,10 @@ impl Pipeline {
 
     pub(super) async fn catalog(&self) -> Arc<Catalog> {
         Arc::clone(&self.state.lock().await.catalog.registry.catalog)
+    }
+
+    async fn created(&self) -> BTreeMap<String, u64> {
+        self.state.lock().await.catalog.registry.created.clone()
     }
 
     /// Whom to ask for each view, as of now.
