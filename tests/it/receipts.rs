@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tempfile::TempDir;
 use tidemill_connectors::format::json;
+use tidemill_connectors::log::kafka::KafkaWriter;
 use tidemill_contract::{LogWriter, PartitionId, ProduceRecord};
 use tidemill_runtime::{Pipeline, Settings, StatementResult};
 
@@ -84,7 +85,7 @@ impl Produced {
     /// `second` after the start; a row that is not counted on time, or a dead one.
     async fn add(
         &mut self,
-        pipeline: &Pipeline,
+        writer: &KafkaWriter,
         partition: i32,
         second: Option<i64>,
         counts: bool,
@@ -100,9 +101,7 @@ impl Produced {
             timestamp_ms: None,
             headers: Vec::new(),
         };
-        let writer = pipeline.log().writer().unwrap();
         writer.append("events", record).await.unwrap();
-        writer.flush().await.unwrap();
         let next = self.next.entry(partition).or_default();
         let offset = *next;
         *next += 1;
@@ -140,17 +139,20 @@ async fn every_window_has_one_receipt_over_restarts() {
     pipeline.start().await.unwrap();
     let mut produced = Produced::default();
     for life in 0..3_i64 {
+        let writer = pipeline.log().writer().unwrap();
         // Each life is two minutes: in order on one partition, backwards on the other.
         for step in 0..8 {
-            produced.add(&pipeline, 0, Some(life * 120 + step * 17), true).await;
-            produced.add(&pipeline, 1, Some(life * 120 + (step ^ 1) * 17), true).await;
+            produced.add(&writer, 0, Some(life * 120 + step * 17), true).await;
+            produced.add(&writer, 1, Some(life * 120 + (step ^ 1) * 17), true).await;
             if step == 5 {
-                produced.add(&pipeline, 0, None, false).await;
+                produced.add(&writer, 0, None, false).await;
             }
         }
+        writer.flush().await.unwrap();
         until_read(&pipeline, produced.all()).await;
         if life > 0 {
-            produced.add(&pipeline, 1, Some(life * 120 - 100), false).await;
+            produced.add(&writer, 1, Some(life * 120 - 100), false).await;
+            writer.flush().await.unwrap();
             until_read(&pipeline, produced.all()).await;
         }
         pipeline.stop().await.unwrap();
