@@ -2,7 +2,7 @@
 //!
 //! Invariants: every record ends up in exactly one of rows, faults and tombstones; rows keep the
 //! order of their records; one bad record never costs another its place. A payload gets onto
-//! arrow's tape only when [`syntax`] found it to be one JSON object, so nothing can spoil the tape;
+//! arrow's tape only when `syntax` found it to be one JSON object, so nothing can spoil the tape;
 //! what does not fit the columns' shape is found by halving. Values are read as text
 //! by arrow-json and parsed by `convert`, so that money is exact, `1.5` is no integer and an
 //! epoch is never taken for a date.
