@@ -21,7 +21,7 @@
 //! A stateless view has no windows: each of its rows is judged alone and fires alone.
 //!
 //! Windows of a view with `LATE REVISE` are judged again when late rows change them: see
-//! [`history`].
+//! `history`.
 
 mod condition;
 mod event;
