@@ -115,6 +115,10 @@ impl Catalog {
             Statement::Drop(drop) => self.drop_object(drop),
             Statement::Pause(name) => self.set_paused(name, true),
             Statement::Resume(name) => self.set_paused(name, false),
+            Statement::Recover(recover) => match self.sources.contains_key(&recover.source) {
+                true => Ok(Applied::Unchanged),
+                false => Err(self.unknown("source", &recover.source)),
+            },
             Statement::Explain(_)
             | Statement::ExplainStall(_)
             | Statement::Show(_)

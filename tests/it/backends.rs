@@ -35,17 +35,17 @@ const EXPECTED: &[&str] = &[
 ];
 
 /// A server of one of the project's scripts, stopped when it goes out of scope.
-struct Server {
+pub(crate) struct Server {
     script: PathBuf,
     folder: TempDir,
     port: String,
     /// What `start` printed.
-    printed: String,
+    pub(crate) printed: String,
 }
 
 impl Server {
     /// `None`, with a printed line, where the server cannot be had and need not be.
-    fn start(script: &str, port: u16, require: &str) -> Option<Self> {
+    pub(crate) fn start(script: &str, port: u16, require: &str) -> Option<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(script);
         let folder = TempDir::new().unwrap();
         let port = port.to_string();
@@ -74,7 +74,7 @@ impl Drop for Server {
 
 /// A port nobody listens on, with `more` free ports after it as far as one can tell. Tests that run
 /// at the same time look in different ranges.
-fn free_port(from: u16, more: u16) -> u16 {
+pub(crate) fn free_port(from: u16, more: u16) -> u16 {
     for base in (from..from + 9_000).step_by(97) {
         let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
         if (base..=base + more).all(free) {

@@ -88,6 +88,7 @@ async fn fixture(partitions: i32, pause: Duration) -> Fixture {
         store: store::open(&bucket.to_string_lossy(), &BTreeMap::new()).unwrap(),
         board: Arc::new(Board::default()),
         breaker: Breaker::default(),
+        accept: Arc::default(),
     };
     Fixture { _folder: folder, _broker: broker, feed }
 }
@@ -185,4 +186,65 @@ async fn a_stopped_feed_goes_on_where_it_was() {
     assert_eq!(fixture.feed.board.status().feeds[0].state, "stopped");
     to_the_end(&fixture.feed).await;
     assert_each_row_once(&fixture.feed, 1).await;
+}
+
+async fn remake(fixture: &Fixture, topic: &str) {
+    let brokers = &fixture.feed.log.settings().brokers;
+    let admin: rdkafka::admin::AdminClient<rdkafka::client::DefaultClientContext> =
+        rdkafka::ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    let options = rdkafka::admin::AdminOptions::new();
+    admin.delete_topics(&[topic], &options).await.unwrap()[0].as_ref().unwrap();
+    fixture.feed.log.ensure_topic(topic, fixture.feed.partitions, &[]).await.unwrap();
+}
+
+async fn until(feed: &Feed, state: &str) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while feed.board.status().feeds.first().is_none_or(|feed| feed.state != state) {
+        assert!(std::time::Instant::now() < deadline, "{state}: {:?}", feed.board.status());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_made_anew_under_a_feed_stops_it() {
+    let fixture = fixture(2, Duration::from_millis(5)).await;
+    let feed = &fixture.feed;
+    for is_running in [false, true] {
+        let (ended, _end) = watch::channel(None);
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(feed.clone().run(ended, stopped));
+        let rows = feed.board.status().feeds.first().map_or(0, |feed| feed.rows);
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while feed.board.status().feeds.first().is_none_or(|feed| feed.rows < rows + 1000) {
+            assert!(std::time::Instant::now() < deadline, "{:?}", feed.board.status());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if !is_running {
+            stop.send_replace(true);
+            task.await.unwrap();
+        }
+        remake(&fixture, "numbers").await;
+        let (again, _again_end) = watch::channel(None);
+        let (_going, on) = watch::channel(false);
+        let task = match is_running {
+            true => None,
+            false => Some(tokio::spawn(feed.clone().run(again, on))),
+        };
+        until(feed, "data loss").await;
+        let error = feed.board.failure().unwrap();
+        assert_eq!(error.code, "TM501");
+        assert!(error.to_string().contains("made anew"), "{error}");
+        feed.accept.notify_one();
+        if let Some(task) = task {
+            until(feed, "running").await;
+            task.abort();
+            let _cancelled = task.await.is_err();
+            continue;
+        }
+        until(feed, "done").await;
+        // Units that were finished before are not fed again, the others wholly.
+        let good = read_all(&feed.log, "numbers").await;
+        let fed: usize = good.values().map(Vec::len).sum();
+        assert_eq!(fed as u64 % (ROWS * 99 / 100), 0, "whole units only: {fed} rows");
+    }
 }

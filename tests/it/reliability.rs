@@ -15,6 +15,7 @@ mod f4_broker_faults;
 mod f4_store_faults;
 mod f5_zombies;
 mod f7_recovery;
+mod f8_offsets;
 mod f9_poison;
 mod rig;
 mod seeded_bugs;

@@ -38,6 +38,7 @@ pub const COMMON_OPTIONS: &[&str] = &[
     "topic.*",
     "scan.startup.*",
     "scan.bounded.*",
+    "scan.on-data-loss",
     "scan.watermark.*",
     "watermark.*",
     "dead.max-ratio",

@@ -225,3 +225,38 @@ async fn no_broker_is_an_error_not_a_hang() {
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(asked.elapsed() < Duration::from_secs(20));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_made_anew_has_another_id() {
+    let (_folder, broker, log) = broker().await;
+    assert_eq!(log.topic("orders").await.unwrap(), None);
+    log.ensure_topic("orders", 2, &[]).await.unwrap();
+    let first = log.topic("orders").await.unwrap().unwrap();
+    assert_eq!(first.partitions, 2);
+    assert!(first.id.is_some(), "librdkafka tells the id in another form now");
+    assert_eq!(log.topic("orders").await.unwrap().unwrap(), first);
+    let start = BTreeMap::from([(0, 0)]);
+    let mut reader = tokio::task::block_in_place(|| log.reader("orders", "test", &start).unwrap());
+    for _ in 0..2 {
+        let seen = tokio::task::block_in_place(|| reader.identity().unwrap());
+        assert_eq!(seen, first);
+    }
+    delete_topic(&broker, "orders").await;
+    let gone = tokio::task::block_in_place(|| reader.identity().unwrap_err());
+    assert_eq!(gone.code, "TM502");
+    log.ensure_topic("orders", 3, &[]).await.unwrap();
+    let second = log.topic("orders").await.unwrap().unwrap();
+    assert_ne!(second.id, first.id);
+    let seen = tokio::task::block_in_place(|| reader.identity().unwrap());
+    assert_eq!(seen, second);
+    broker.stop().await.unwrap();
+}
+
+async fn delete_topic(broker: &Broker, topic: &str) {
+    let admin: rdkafka::admin::AdminClient<_> = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", broker.address().to_string())
+        .create::<rdkafka::admin::AdminClient<rdkafka::client::DefaultClientContext>>()
+        .unwrap();
+    let options = rdkafka::admin::AdminOptions::new();
+    admin.delete_topics(&[topic], &options).await.unwrap()[0].as_ref().unwrap();
+}

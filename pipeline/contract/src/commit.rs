@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Micros, Watermark, WindowBounds};
+use crate::{Loss, Micros, RecordMark, Watermark, WindowBounds};
 
 /// Progress in one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,12 @@ pub struct PartitionProgress {
     pub watermark: Watermark,
     /// Fixed end offset (exclusive) if the source is bounded.
     pub bound: Option<i64>,
+    /// Some of the records that were read, by offset: the last one, and ever fewer before it.
+    #[serde(default)]
+    pub marks: Vec<RecordMark>,
+    /// The log's end (exclusive) as last heard.
+    #[serde(default)]
+    pub end: Option<i64>,
 }
 
 /// A Parquet file uploaded but not yet in its table.
@@ -131,6 +137,12 @@ pub struct Commit {
     pub file_sink_bytes: BTreeMap<String, u64>,
     /// Counters since the job began.
     pub counters: BTreeMap<String, u64>,
+    /// The cluster's id of the topic that was read, `None` if it gives none.
+    #[serde(default)]
+    pub topic_id: Option<String>,
+    /// The newest losses of log data that were accepted.
+    #[serde(default)]
+    pub losses: Vec<Loss>,
     /// Version of the registered queries (catalog sequence) this was computed with.
     pub catalog_version: u64,
     /// Queries whose results this job publishes, each with the number of its `CREATE` statement.

@@ -12,6 +12,7 @@ pub mod emission;
 pub mod error;
 pub mod fault;
 pub mod log;
+pub mod loss;
 pub mod metric;
 pub mod sink;
 pub mod source;
@@ -24,6 +25,7 @@ pub use emission::{Emission, EmissionKind, WindowBounds};
 pub use error::{Error, ErrorKind, Result, Span, panic_text};
 pub use fault::{FaultClass, RowFault};
 pub use log::{LogReader, LogWriter, PartitionId, ProduceRecord};
+pub use loss::{Loss, LossKind, RecordMark};
 pub use sink::SinkSpec;
 pub use source::{
     Column, ColumnKind, MetadataColumn, Options, Source, SourceRow, SourceSpec, WatermarkSpec,

@@ -31,6 +31,8 @@ metrics! {
     ROWS_COUNTED, "tidemill_rows_counted_total", "counter", ["job", "query"], "Rows that reached a result.";
     ROWS_REVISED, "tidemill_rows_revised_total", "counter", ["job", "query"], "Rows counted in a window that had closed.";
     CONSERVATION_DRIFT, "tidemill_conservation_drift", "gauge", ["job"], "rows in - (counted + filtered + late + quarantined); always 0.";
+    RECORDS_LOST, "tidemill_records_lost_total", "counter", ["job"], "Offsets never read whose loss was accepted: at most so many records.";
+    DATA_LOSS, "tidemill_data_loss_partitions", "gauge", ["job"], "Partitions with a loss of log data that nobody has decided about yet.";
     WATERMARK, "tidemill_watermark_seconds", "gauge", ["job"], "Event-time watermark, seconds since the epoch.";
     LAG_RECORDS, "tidemill_consumer_lag_records", "gauge", ["job"], "Records in the topic not yet read.";
     OPEN_WINDOWS, "tidemill_open_slices", "gauge", ["job"], "Open time slices held in state.";

@@ -11,6 +11,7 @@
 
 mod append;
 mod book;
+mod loss;
 mod seen;
 
 use std::{
@@ -21,12 +22,12 @@ use std::{
 use futures::FutureExt;
 use tidemill_connectors::{failpoint, log::kafka::KafkaLog, store::Store};
 use tidemill_contract::{Error, ErrorKind, Result, Source, SourceSpec, panic_text};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     breaker::Breaker,
     patience::{back_off, patiently},
-    status::Board,
+    status::{Board, DATA_LOSS},
     writer::WriterSlot,
 };
 use append::Appender;
@@ -72,12 +73,25 @@ pub struct Feed {
     pub board: Arc<Board>,
     /// Stops it when too many rows are bad.
     pub breaker: Breaker,
+    /// Told when somebody accepts a loss of log data that has stopped it.
+    pub accept: Arc<Notify>,
 }
 
 impl fmt::Debug for Feed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Feed").field("source", &self.source).finish_non_exhaustive()
     }
+}
+
+/// A feed ready to read its source.
+struct Prepared<'a> {
+    appender: Appender<'a>,
+    book: Book,
+    seen: Seen,
+    /// Ids of the topics.
+    ids: BTreeMap<String, String>,
+    /// The topics do not continue what the book says: nothing may be fed.
+    lost: Option<Error>,
 }
 
 /// Why a feed returned.
@@ -108,6 +122,7 @@ impl Feed {
             store,
             board,
             breaker: Breaker::of_source(spec)?,
+            accept: Arc::default(),
         })
     }
 
@@ -125,10 +140,12 @@ impl Feed {
         mut stop: watch::Receiver<bool>,
     ) {
         let mut attempt = 0;
+        let mut is_accepted = false;
         loop {
             let rows_before = self.rows();
             // A panic is an error of this feed and of nothing else.
-            let once = AssertUnwindSafe(self.run_once(&writer, &mut stop)).catch_unwind();
+            let once =
+                AssertUnwindSafe(self.run_once(&writer, &mut stop, is_accepted)).catch_unwind();
             let ended = once.await.unwrap_or_else(|panic| Err(panicked(&self.source, &*panic)));
             let error = match ended {
                 Ok(Outcome::Drained(found)) => {
@@ -140,6 +157,17 @@ impl Feed {
                 Ok(Outcome::Stopped) => return self.tell("stopped", None),
                 Err(error) => error,
             };
+            if error.code == "TM501" {
+                tracing::error!(source = %self.source, %error, "feed waits: log data is lost");
+                self.board.fail_feed(&self.source, DATA_LOSS, &error);
+                tokio::select! {
+                    () = self.accept.notified() => {}
+                    () = stopped(&mut stop) => return self.tell("stopped", None),
+                }
+                self.board.clear_feed_failure(&self.source);
+                (attempt, is_accepted) = (0, true);
+                continue;
+            }
             attempt = if self.rows() > rows_before { 1 } else { attempt + 1 };
             let may_help = match error.kind {
                 ErrorKind::Unavailable => true,
@@ -148,7 +176,7 @@ impl Feed {
             };
             if !may_help {
                 tracing::error!(source = %self.source, %error, "feed failed");
-                return self.board.fail_feed(&self.source, &error);
+                return self.board.fail_feed(&self.source, "failed", &error);
             }
             tracing::warn!(source = %self.source, %error, attempt, "feed tries again");
             self.tell("degraded", Some(&error));
@@ -162,8 +190,10 @@ impl Feed {
         &self,
         writer: &WriterSlot,
         stop: &mut watch::Receiver<bool>,
+        is_accepted: bool,
     ) -> Result<Outcome> {
-        let (mut appender, mut book, mut seen) = self.patiently(self.prepare(writer)).await?;
+        let Prepared { mut appender, mut book, mut seen, ids, mut lost } =
+            self.patiently(self.prepare(writer, is_accepted)).await?;
         let Some(mut source) = (self.open)(book.done().clone())? else {
             return Err(Error::internal(format!("source '{}' has nothing to feed", self.source)));
         };
@@ -175,6 +205,9 @@ impl Feed {
                 () = stopped(stop) => return appender.flush().await.map(|()| Outcome::Stopped),
             };
             let Some(unit) = unit else { break };
+            if let Some(lost) = lost.take() {
+                return Err(lost);
+            }
             let known = seen.take(&unit);
             // A paced source need not wait again for what is in the topic already.
             source.already_fed(known.len());
@@ -191,8 +224,9 @@ impl Feed {
             }
             let finish = async {
                 appender.flush().await?;
-                let (rows, dead) = appender.totals();
-                book.write(&[unit], self.topic_ends().await?, rows, dead).await
+                loss::check_same(self, &ids).await?;
+                let ends = self.topic_ends().await?;
+                book.write(&[unit], ends, ids.clone(), appender.totals()).await
             };
             self.patiently(finish).await?;
         }
@@ -206,18 +240,22 @@ impl Feed {
     }
 
     /// Topics, what is finished, and what of the rest has arrived.
-    async fn prepare(&self, writer: &WriterSlot) -> Result<(Appender<'_>, Book, Seen)> {
+    async fn prepare(&self, writer: &WriterSlot, is_accepted: bool) -> Result<Prepared<'_>> {
         let partitions = self.log.ensure_topic(&self.topic, self.partitions, &[]).await?;
         self.log.ensure_topic(&self.dead_topic, 1, &[]).await?;
         let mut book = Book::load(&self.store, &self.source).await?;
-        if book.is_new() {
-            book.write(&[], self.topic_ends().await?, 0, 0).await?;
+        let ids = loss::topic_ids(self).await?;
+        let mut lost = loss::find(self, &book, &ids).await?;
+        if book.is_new() || is_accepted && lost.is_some() {
+            lost = None;
+            let floor = loss::accepted_floor(self, &book, &ids).await?;
+            book.write(&[], floor, ids.clone(), book.totals()).await?;
         }
         // Before the look: rows of an earlier try must not arrive after it.
         writer.settle().await?;
         let seen = Seen::scan(&self.log, book.floor(), book.done()).await?;
         let appender = Appender::new(self, writer.writer(&self.log)?, partitions, &book)?;
-        Ok((appender, book, seen))
+        Ok(Prepared { appender, book, seen, ids, lost })
     }
 
     /// Does some work; if it takes long the status says that it waits.

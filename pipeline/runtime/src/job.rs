@@ -20,6 +20,8 @@ mod count;
 mod emit;
 mod ingest;
 mod isolate;
+mod loss;
+mod marks;
 mod memory;
 mod open;
 mod parts;
@@ -36,6 +38,7 @@ pub(crate) mod state;
 mod step;
 mod tables;
 mod thread;
+mod topic;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +47,7 @@ use std::{
 };
 
 use tidemill_connectors::{log::kafka::KafkaLog, sources, store::Store};
-use tidemill_contract::{Error, Result, SourceSpec};
+use tidemill_contract::{Error, Loss, Result, SourceSpec};
 use tidemill_sql::catalog::{Catalog, RegisteredAlert};
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -52,7 +55,9 @@ use crate::{
     clean::CleanSettings, delivery::Place, feed::FeedEnd, memory::Memory, status::Board,
     writer::WriterSlot,
 };
-pub(crate) use control::{Control, ViewSnapshot};
+pub(crate) use control::{Control, Recovery, ViewSnapshot};
+pub(crate) use loss::RecoverFrom;
+pub(crate) use position::unattended;
 pub(crate) use receipts::{QUERY_NUMBER, receipts_topic};
 pub(crate) use revise::revisions_topic;
 pub(crate) use stall::{PartitionStall, Stall};
@@ -206,6 +211,13 @@ impl JobHandle {
     pub(crate) async fn mute(&self, query: &str) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         self.send(Control::Mute { query: query.to_owned(), reply }).await?;
+        answer.await.map_err(|_| ended(&self.name))?
+    }
+
+    /// Accepts a loss of log data; answers when the choice is committed.
+    pub(crate) async fn recover(&self, from: RecoverFrom) -> Result<Vec<Loss>> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Control::Recover(Recovery { from, reply })).await?;
         answer.await.map_err(|_| ended(&self.name))?
     }
 

@@ -107,6 +107,8 @@ impl Ledger {
             topic_floor: std::collections::BTreeMap::new(),
             file_sink_bytes: std::collections::BTreeMap::new(),
             counters: std::collections::BTreeMap::new(),
+            topic_id: None,
+            losses: Vec::new(),
             catalog_version: 0,
             queries: None,
             splits: std::collections::BTreeMap::new(),

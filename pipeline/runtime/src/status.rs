@@ -9,8 +9,11 @@ use std::{
 };
 
 use serde::Serialize;
-use tidemill_contract::{Clock, Error, Micros, SystemClock, metric};
+use tidemill_contract::{Clock, Error, Loss, Micros, SystemClock, metric};
 use tokio::sync::watch;
+
+/// State of a job or feed that waits for somebody to accept a loss of log data.
+pub(crate) const DATA_LOSS: &str = "data loss";
 
 /// The whole pipeline.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -45,7 +48,8 @@ pub struct JobStatus {
     pub source: String,
     /// Queries it runs.
     pub queries: Vec<String>,
-    /// `starting`, `running`, `degraded`, `parked`, `paused`, `drained`, `stopped` or `fenced`.
+    /// `starting`, `running`, `degraded`, `data loss`, `parked`, `paused`, `drained`, `stopped` or
+    /// `fenced`.
     pub state: String,
     /// Why it is degraded, parked or fenced.
     pub error: Option<String>,
@@ -67,6 +71,10 @@ pub struct JobStatus {
     pub open_slices: usize,
     /// Bytes of the operators' state in memory.
     pub state_bytes: usize,
+    /// Offsets that were never read and whose loss was accepted.
+    pub records_lost: u64,
+    /// Ranges of the log that were lost: accepted ones, and those somebody must decide about.
+    pub losses: Vec<Loss>,
     /// Rows not accounted for: always 0.
     pub conservation_drift: i64,
     /// Per query: where its rows went.
@@ -97,7 +105,7 @@ pub struct FeedStatus {
     pub rows: u64,
     /// Rows sent to quarantine.
     pub dead: u64,
-    /// `starting`, `running`, `degraded`, `done`, `stopped` or `failed`.
+    /// `starting`, `running`, `degraded`, `done`, `stopped`, `data loss` or `failed`.
     pub state: String,
     /// The source ends by itself.
     pub bounded: bool,
@@ -110,18 +118,16 @@ pub struct FeedStatus {
 impl Status {
     /// There are jobs, and none of them goes on by itself.
     pub fn is_given_up(&self) -> bool {
-        let is_over = |job: &JobStatus| matches!(job.state.as_str(), "parked" | "fenced");
-        !self.jobs.is_empty() && self.jobs.iter().all(is_over)
+        !self.jobs.is_empty() && self.jobs.iter().all(JobStatus::is_given_up)
     }
 
     /// Nothing more will happen by itself: every feed and job is done or waits for a person.
     pub(crate) fn is_settled(&self) -> bool {
         let failed_feed =
             |source: &str| self.feeds.iter().any(|feed| feed.source == source && feed.is_failed());
-        let job_is_settled = |job: &JobStatus| match job.state.as_str() {
-            "drained" | "parked" | "fenced" => true,
-            // Its end will never be known.
-            _ => failed_feed(&job.source),
+        // Without its feed a job's end will never be known.
+        let job_is_settled = |job: &JobStatus| {
+            job.state == "drained" || job.is_given_up() || failed_feed(&job.source)
         };
         self.feeds.iter().all(|feed| feed.done || feed.is_failed())
             && self.jobs.iter().all(job_is_settled)
@@ -129,11 +135,20 @@ impl Status {
 }
 
 impl JobStatus {
+    /// It does not go on by itself.
+    fn is_given_up(&self) -> bool {
+        matches!(self.state.as_str(), "parked" | "fenced" | DATA_LOSS)
+    }
+
     /// Sets the job's metrics from this status.
     pub fn export(&self) {
         let job = || self.name.clone();
         metrics::counter!(metric::ROWS_IN, "job" => job()).absolute(self.rows_in);
         metrics::counter!(metric::ROWS_DEAD, "job" => job()).absolute(self.rows_dead);
+        metrics::counter!(metric::RECORDS_LOST, "job" => job()).absolute(self.records_lost);
+        let open = self.losses.iter().filter(|loss| loss.accepted_at.is_none()).count();
+        metrics::gauge!(metric::DATA_LOSS, "job" => job())
+            .set(as_gauge(i64::try_from(open).unwrap_or(i64::MAX)));
         metrics::gauge!(metric::CONSERVATION_DRIFT, "job" => job())
             .set(as_gauge(self.conservation_drift));
         metrics::gauge!(metric::LAG_RECORDS, "job" => job()).set(as_gauge(self.lag_records));
@@ -160,7 +175,7 @@ impl JobStatus {
 
 impl FeedStatus {
     fn is_failed(&self) -> bool {
-        self.state == "failed"
+        matches!(self.state.as_str(), "failed" | DATA_LOSS)
     }
 
     /// Sets the feed's metrics from this status.
@@ -270,15 +285,17 @@ impl Board {
         });
     }
 
-    /// A feed is given up until a query of its source is resumed.
-    pub fn fail_feed(&self, source: &str, error: &Error) {
-        let error = match self.first_query(|job| job.source == source) {
+    /// A feed ended, or waits for somebody to accept a loss of log data (`state`). One that failed
+    /// is given up until a query of its source is resumed; a loss has a way out of its own.
+    pub fn fail_feed(&self, source: &str, state: &str, error: &Error) {
+        let query = self.first_query(|job| job.source == source).filter(|_| state == "failed");
+        let error = match query {
             Some(query) => with_way_out(error, &format!("then RESUME {query}")),
             None => error.clone(),
         };
         self.entries().failures.insert(format!("feed {source}"), error.clone());
         self.update_feed(source, |feed| {
-            "failed".clone_into(&mut feed.state);
+            state.clone_into(&mut feed.state);
             feed.error = Some(error.to_string());
         });
     }
@@ -307,6 +324,31 @@ impl Board {
     /// Why a job or feed ended, if one did.
     pub fn failure(&self) -> Option<Error> {
         self.entries().failures.values().next().cloned()
+    }
+
+    /// A job waits for somebody to accept a loss of log data.
+    pub fn lose_job(
+        &self,
+        name: &str,
+        state: &str,
+        error: &Error,
+        change: impl FnOnce(&mut Vec<Loss>),
+    ) {
+        self.entries().failures.insert(format!("job {name}"), error.clone());
+        self.update_job(name, |job| {
+            state.clone_into(&mut job.state);
+            job.error = Some(error.to_string());
+            change(&mut job.losses);
+        });
+    }
+
+    /// What ended a feed is dealt with: it begins again.
+    pub fn clear_feed_failure(&self, source: &str) {
+        self.entries().failures.remove(&format!("feed {source}"));
+        self.update_feed(source, |feed| {
+            "starting".clone_into(&mut feed.state);
+            feed.error = None;
+        });
     }
 
     /// Forgets a job.

@@ -12,14 +12,18 @@ use tidemill_connectors::{
     sinks::delta,
     sources, store,
 };
-use tidemill_contract::{Error, ErrorKind, Result, SourceSpec};
+use tidemill_contract::{Error, ErrorKind, Loss, Result, SourceSpec};
 use tidemill_sql::catalog::{Catalog, RegisteredAlert};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 
 use crate::{
     assignment::{self, Share},
     feed::{Feed, FeedEnd, topic_partitions},
-    job::{Bound, Control, JobConfig, JobEnvironment, JobHandle, JobProbe},
+    job::{Bound, Control, JobConfig, JobEnvironment, JobHandle, JobProbe, RecoverFrom},
+    status::DATA_LOSS,
     writer::WriterSlot,
 };
 
@@ -50,6 +54,7 @@ impl Registry {
 
 #[derive(Debug)]
 struct FeedHandle {
+    accept: Arc<Notify>,
     stop: watch::Sender<bool>,
     /// Kept for a run after one that gave up.
     writer: WriterSlot,
@@ -224,12 +229,13 @@ impl Supervisor {
             status.bounded = is_bounded;
             "starting".clone_into(&mut status.state);
         });
+        let accept = Arc::clone(&feed.accept);
         let (stop, stopped) = watch::channel(false);
         let (ended, end) = watch::channel(None);
         let writer = WriterSlot::default();
         let run = feed.run_with(writer.clone(), ended.clone(), stopped);
         let task = environment.executor.spawn(run);
-        Ok(FeedHandle { stop, writer, ended, end, task })
+        Ok(FeedHandle { accept, stop, writer, ended, end, task })
     }
 
     fn feed_of(&self, source: &SourceSpec) -> Result<Feed> {
@@ -246,6 +252,7 @@ impl Supervisor {
             return Ok(false);
         }
         let (stop, stopped) = watch::channel(false);
+        handle.accept = Arc::clone(&feed.accept);
         let run = feed.run_with(handle.writer.clone(), handle.ended.clone(), stopped);
         handle.task = self.environment.executor.spawn(run);
         handle.stop = stop;
@@ -346,6 +353,62 @@ impl Supervisor {
         }
         let was_given_up = self.resume_feed(registry, &source)?;
         Ok(is_parked || was_given_up)
+    }
+
+    /// Lets the feed and the jobs of a source that a loss of log data has stopped go on; gives
+    /// what each job accepted.
+    pub(crate) async fn recover(
+        &self,
+        source: &str,
+        from: RecoverFrom,
+    ) -> Result<Vec<(String, Vec<Loss>)>> {
+        let status = self.environment.board.status();
+        let stopped = status.jobs.iter().filter(|job| job.source == source);
+        let stopped = stopped.filter(|job| job.state == DATA_LOSS);
+        let is_feed_stopped = self.recover_feed(source).await?;
+        let mut accepted = Vec::new();
+        for name in stopped.map(|job| &job.name) {
+            let Some(job) = self.jobs.get(name) else { continue };
+            accepted.push((name.clone(), job.recover(from).await?));
+        }
+        if accepted.is_empty() && !is_feed_stopped {
+            let what = format!("no job of source '{source}' is stopped by a loss of log data");
+            return Err(Error::invalid("TM521", what)
+                .help("SHOW JOBS says how the jobs are, SHOW LOSSES what was lost"));
+        }
+        Ok(accepted)
+    }
+
+    /// Lets a feed that a loss has stopped begin again, and waits until it has; false if it is
+    /// not stopped by one.
+    async fn recover_feed(&self, source: &str) -> Result<bool> {
+        let board = &self.environment.board;
+        let mut changes = board.changes();
+        let state = || {
+            let status = board.status();
+            let feed = status.feeds.into_iter().find(|feed| feed.source == source);
+            feed.map(|feed| (feed.state, feed.error))
+        };
+        let Some(feed) = self.feeds.get(source) else { return Ok(false) };
+        if state().is_none_or(|(state, _)| state != DATA_LOSS) {
+            return Ok(false);
+        }
+        board.clear_feed_failure(source);
+        feed.accept.notify_one();
+        loop {
+            changes.borrow_and_update();
+            match state() {
+                Some((state, _)) if state == "starting" => {}
+                Some((_, Some(error))) => {
+                    let what = format!("the feed of source '{source}' begins again, and waits");
+                    return Err(Error::unavailable("TM507", what).because(error));
+                }
+                _ => return Ok(true),
+            }
+            if changes.changed().await.is_err() {
+                return Err(Error::internal("the status board is gone"));
+            }
+        }
     }
 
     /// Whom to ask for the rows of each query.

@@ -1,9 +1,9 @@
-//! The short statements: `SHOW`, `EXPLAIN`, `DROP`.
+//! The short statements: `SHOW`, `EXPLAIN`, `DROP`, `RECOVER`.
 
 use tidemill_contract::{Error, Result};
 
 use super::cursor::{Cursor, refused};
-use super::{Drop, ObjectKind, ShowKind, Statement};
+use super::{Drop, ObjectKind, Recover, RecoverPoint, ShowKind, Statement};
 
 /// What `SHOW` knows.
 const SHOWN: &[(&str, ShowKind)] = &[
@@ -12,6 +12,7 @@ const SHOWN: &[(&str, ShowKind)] = &[
     ("ALERTS", ShowKind::Alerts),
     ("SINKS", ShowKind::Sinks),
     ("JOBS", ShowKind::Jobs),
+    ("LOSSES", ShowKind::Losses),
     ("TABLES", ShowKind::All),
 ];
 
@@ -95,4 +96,21 @@ pub(super) fn drop_object(cursor: &mut Cursor<'_>) -> Result<Drop> {
     }
     cursor.eat("RESTRICT");
     Ok(Drop { kind, name, if_exists })
+}
+
+/// Reads what follows `RECOVER`. From where is never left out: it decides what is lost.
+pub(super) fn recover(cursor: &mut Cursor<'_>) -> Result<Recover> {
+    if !cursor.eat("SOURCE") && !cursor.eat("TABLE") {
+        return Err(cursor.expected_one_of(&["SOURCE"]));
+    }
+    let source = cursor.reference("the source")?;
+    cursor.expect("FROM")?;
+    let from = if cursor.eat("EARLIEST") {
+        RecoverPoint::Earliest
+    } else if cursor.eat("LATEST") {
+        RecoverPoint::Latest
+    } else {
+        return Err(cursor.expected_one_of(&["EARLIEST", "LATEST"]));
+    };
+    Ok(Recover { source, from })
 }

@@ -83,6 +83,8 @@ pub enum Statement {
     Pause(String),
     /// `RESUME name`.
     Resume(String),
+    /// `RECOVER SOURCE name FROM EARLIEST | LATEST`.
+    Recover(Recover),
     /// `SELECT …`, `WITH …`, `VALUES …`.
     Select(SelectQuery),
 }
@@ -172,6 +174,24 @@ pub struct Drop {
     pub if_exists: bool,
 }
 
+/// `RECOVER SOURCE`: accepts a loss of log data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recover {
+    /// The source.
+    pub source: String,
+    /// From where its jobs go on.
+    pub from: RecoverPoint,
+}
+
+/// From where a source is read on after a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoverPoint {
+    /// The first record that was not read.
+    Earliest,
+    /// The log's end.
+    Latest,
+}
+
 /// The kinds of named objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ObjectKind {
@@ -209,6 +229,8 @@ pub enum ShowKind {
     Sinks,
     /// `SHOW JOBS`.
     Jobs,
+    /// `SHOW LOSSES`: lost ranges of the log.
+    Losses,
     /// `SHOW TABLES`: everything with rows.
     All,
 }
@@ -232,8 +254,8 @@ pub fn parse_script(sql: &str) -> Result<Vec<Parsed>> {
 
 /// First words of statements, for suggestions.
 const VERBS: &[&str] = &[
-    "CREATE", "DROP", "SHOW", "DESCRIBE", "EXPLAIN", "PAUSE", "RESUME", "REPLAY", "INSERT",
-    "SELECT", "WITH",
+    "CREATE", "DROP", "SHOW", "DESCRIBE", "EXPLAIN", "PAUSE", "RESUME", "REPLAY", "RECOVER",
+    "INSERT", "SELECT", "WITH",
 ];
 
 fn parse_statement(cursor: &mut Cursor<'_>) -> Result<Statement> {
@@ -262,6 +284,7 @@ fn parse_plain(cursor: &mut Cursor<'_>) -> Result<Statement> {
         "DROP" => command::drop_object(cursor).map(Statement::Drop),
         "PAUSE" => cursor.reference("a view or sink").map(Statement::Pause),
         "RESUME" => cursor.reference("a view or sink").map(Statement::Resume),
+        "RECOVER" => command::recover(cursor).map(Statement::Recover),
         other => Err(unsupported(other, span, VERBS, &statement_help())),
     }
 }

@@ -4,8 +4,8 @@ use arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::sql::sqlparser::ast::Expr;
 use tidemill_contract::{Column, ColumnKind, Error, MetadataColumn, Severity};
 use tidemill_sql::parse::{
-    CreateAlert, CreateSink, CreateSource, CreateView, ObjectKind, ShowKind, Statement,
-    parse_script,
+    CreateAlert, CreateSink, CreateSource, CreateView, ObjectKind, RecoverPoint, ShowKind,
+    Statement, parse_script,
 };
 
 pub(crate) const SECOND: i64 = 1_000_000;
@@ -341,6 +341,7 @@ fn short_statements() {
         ("SHOW ALERTS;", ShowKind::Alerts),
         ("SHOW SINKS", ShowKind::Sinks),
         ("SHOW JOBS", ShowKind::Jobs),
+        ("SHOW LOSSES", ShowKind::Losses),
         ("SHOW TABLES", ShowKind::All),
     ] {
         assert!(matches!(one(sql), Statement::Show(kind) if kind == expected), "{sql}");
@@ -355,6 +356,24 @@ fn short_statements() {
     ] {
         let Statement::Drop(drop) = one(sql) else { panic!("{sql}") };
         assert_eq!((drop.kind, drop.name.as_str(), drop.if_exists), (kind, "x", if_exists));
+    }
+    for (sql, from) in [
+        ("RECOVER SOURCE x FROM EARLIEST", RecoverPoint::Earliest),
+        ("recover table x from latest;", RecoverPoint::Latest),
+    ] {
+        let Statement::Recover(recover) = one(sql) else { panic!("{sql}") };
+        assert_eq!((recover.source.as_str(), recover.from), ("x", from));
+    }
+    for wrong in [
+        "RECOVER",
+        "RECOVER x FROM EARLIEST",
+        "RECOVER SOURCE x",
+        "RECOVER SOURCE x FROM",
+        "RECOVER SOURCE x FROM 17",
+        "RECOVER SOURCE x FROM LATEST OFFSET",
+        "EXPLAIN RECOVER SOURCE x FROM LATEST",
+    ] {
+        error(wrong);
     }
     assert!(matches!(one("PAUSE v"), Statement::Pause(name) if name == "v"));
     assert!(matches!(one("resume \"V\""), Statement::Resume(name) if name == "V"));

@@ -143,7 +143,7 @@ fn mistakes_say_where_why_and_what_to_do() {
         ),
         (
             "SHOW SORCES",
-            "TM101 expected SOURCES or VIEWS or ALERTS or SINKS or JOBS or TABLES or DEAD, found 'SORCES'\n  at: SORCES\n  help: did you mean SOURCES?",
+            "TM101 expected SOURCES or VIEWS or ALERTS or SINKS or JOBS or LOSSES or TABLES or DEAD, found 'SORCES'\n  at: SORCES\n  help: did you mean SOURCES?",
         ),
         (
             "CREATE SOURCE \"../x\" (a INT) WITH ('a'='b')",

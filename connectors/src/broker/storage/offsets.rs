@@ -214,15 +214,18 @@ fn push_line(lines: &mut Vec<u8>, entry: &Entry) -> io::Result<()> {
     Ok(())
 }
 
-/// The entries up to the first line that is torn.
+/// The entries of all whole lines. A line stands for itself: one that is damaged costs its own
+/// entry, and the group goes on from what it had committed before.
 fn parse(bytes: &[u8]) -> Vec<Entry> {
     let mut entries = Vec::new();
-    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let Some(entry) = parse_line(line) else {
-            tracing::warn!("dropped a torn line at the end of the committed offsets");
-            break;
-        };
-        entries.push(entry);
+    for (number, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        match parse_line(line) {
+            Some(entry) => entries.push(entry),
+            None if line.ends_with(b"\n") => {
+                tracing::error!(line = number + 1, "a line of the committed offsets is damaged");
+            }
+            None => tracing::warn!("dropped a torn line at the end of the committed offsets"),
+        }
     }
     entries
 }

@@ -66,15 +66,24 @@ pub(super) enum Reaction {
     Fail(Error),
 }
 
+/// Whether an error says that the log does not hold what should be read next.
+#[must_use]
+pub fn is_loss(error: &Error) -> bool {
+    matches!(error.code, "TM501" | "TM502")
+}
+
 /// Decides about an error event of a reader.
 pub(super) fn react(topic: &str, error: &KafkaError) -> Reaction {
     if let KafkaError::PartitionEOF(_) = error {
         return Reaction::Ignore;
     }
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-            Reaction::OutOfRange
-        }
+        Some(
+            RDKafkaErrorCode::AutoOffsetReset
+            | RDKafkaErrorCode::OffsetOutOfRange
+            // The new leader of a partition has less than the old one had.
+            | RDKafkaErrorCode::LogTruncation,
+        ) => Reaction::OutOfRange,
         Some(
             RDKafkaErrorCode::UnknownTopicOrPartition
             | RDKafkaErrorCode::UnknownTopic

@@ -6,6 +6,7 @@
 
 mod contact;
 mod failure;
+mod identity;
 mod properties;
 mod reader;
 mod writer;
@@ -15,21 +16,30 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tidemill_contract::{Error, LogReader, PartitionId, RawRecord, Result};
 
+pub use failure::is_loss;
+pub use identity::TopicIdentity;
 pub use properties::{ALLOWED as ALLOWED_PROPERTIES, check as check_properties};
 pub use reader::KafkaReader;
 pub use writer::KafkaWriter;
+
+use identity::partition_count;
 
 /// How long a look-up at the broker may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a freshly created topic may take to show up in the metadata.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a partition that exists may be unknown to some, and how often it is asked for.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
+const SETTLE_STEP: Duration = Duration::from_millis(50);
 /// How long a bounded scan may go without a single new record.
 const SCAN_STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Records and bytes taken per turn of a bounded scan.
@@ -171,6 +181,37 @@ impl KafkaLog {
         self.blocking(move |client| partition_count(client, &name)).await
     }
 
+    /// The topic there is under a name now, `None` if there is none. Slow (a client of its own):
+    /// for the start of a reader and for what is asked rarely.
+    ///
+    /// # Errors
+    /// If the broker does not answer.
+    pub async fn topic(&self, topic: &str) -> Result<Option<TopicIdentity>> {
+        let (config, name) = (properties::lookup(&self.settings), topic.to_owned());
+        join(tokio::task::spawn_blocking(move || identity::look_up(config, &name)).await)
+    }
+
+    /// Whether the broker removes records of the topic that newer ones of their key replace.
+    ///
+    /// # Errors
+    /// If the broker does not answer. A broker that does not say counts as "no".
+    pub async fn is_compacted(&self, topic: &str) -> Result<bool> {
+        let options = AdminOptions::new().request_timeout(Some(LOOKUP_TIMEOUT));
+        let wanted = [ResourceSpecifier::Topic(topic)];
+        let found = self
+            .admin
+            .describe_configs(&wanted, &options)
+            .await
+            .map_err(|e| failure::lookup("read the settings of topic", topic, &e))?;
+        let policy = |config: &ConfigResource| {
+            config.get("cleanup.policy").and_then(|entry| entry.value.clone())
+        };
+        Ok(found
+            .iter()
+            .filter_map(|config| policy(config.as_ref().ok()?))
+            .any(|policy| policy.split(',').any(|word| word.trim() == "compact")))
+    }
+
     /// `(log start, log end)` of each partition; the end is the last stable offset.
     ///
     /// # Errors
@@ -180,8 +221,7 @@ impl KafkaLog {
         self.blocking(move |client| {
             let mut marks = BTreeMap::new();
             for partition in 0..existing_partitions(client, &name)? {
-                let pair = client
-                    .fetch_watermarks(&name, partition, LOOKUP_TIMEOUT)
+                let pair = bounds(client, &name, partition)
                     .map_err(|e| failure::lookup("read the offsets of topic", &name, &e))?;
                 marks.insert(partition, pair);
             }
@@ -285,23 +325,36 @@ fn join<T>(outcome: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
     outcome.unwrap_or_else(|e| Err(Error::internal(format!("a log look-up panicked: {e}"))))
 }
 
-fn partition_count(client: &BaseConsumer, topic: &str) -> Result<Option<i32>> {
-    let fail = |e: KafkaError| failure::lookup("look up topic", topic, &e);
-    let metadata = client.fetch_metadata(Some(topic), LOOKUP_TIMEOUT).map_err(fail)?;
-    let Some(found) = metadata.topics().iter().find(|candidate| candidate.name() == topic) else {
-        return Ok(None);
-    };
-    if let Some(code) = found.error() {
-        let code = RDKafkaErrorCode::from(code);
-        return match code {
-            RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::LeaderNotAvailable => Ok(None),
-            _ => Err(fail(KafkaError::MetadataFetch(code))),
-        };
+/// Log start and end of one partition. One that is new is not known everywhere at once.
+fn bounds<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+) -> KafkaResult<(i64, i64)> {
+    let deadline = Instant::now() + SETTLE_TIMEOUT;
+    loop {
+        match client.fetch_watermarks(topic, partition, LOOKUP_TIMEOUT) {
+            Err(error) if is_unsettled(&error) && Instant::now() < deadline => {
+                // Waits a moment; clients that ask for bounds have no records to give.
+                drop(client.poll(SETTLE_STEP));
+                client.fetch_metadata(Some(topic), LOOKUP_TIMEOUT)?;
+            }
+            outcome => return outcome,
+        }
     }
-    let count = found.partitions().len();
-    Ok(i32::try_from(count).ok().filter(|count| *count > 0))
+}
+
+fn is_unsettled(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::NotLeaderForPartition
+        )
+    )
 }
 
 fn existing_partitions(client: &BaseConsumer, topic: &str) -> Result<i32> {

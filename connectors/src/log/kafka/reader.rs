@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
@@ -21,10 +23,9 @@ use tidemill_contract::{Error, LogReader, PartitionId, RawBatch, RawRecord, Resu
 
 use super::contact::Contact;
 use super::failure::{self, Reaction};
-use super::{KafkaSettings, properties};
+use super::identity::{self, Listener, TopicIdentity};
+use super::{KafkaSettings, LOOKUP_TIMEOUT, properties};
 
-/// How long the look-up of a log end may take.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the main queue is served at least while partitions are polled.
 const SERVE_INTERVAL: Duration = Duration::from_millis(50);
 /// How often an empty partition behind its end is asked for its position (control records move it
@@ -73,10 +74,21 @@ impl Shared {
 struct Context {
     topic: String,
     shared: Arc<Shared>,
+    listener: Listener,
 }
 
 impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.listener.hear(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.listener.note();
+        tracing::debug!(topic = %self.topic, %error, reason, "the log client reports an error");
+    }
+
     fn stats(&self, statistics: Statistics) {
+        self.listener.note();
         let mut contact = self.shared.contact.lock().unwrap_or_else(PoisonError::into_inner);
         contact.judge(&statistics, &self.topic);
         drop(contact);
@@ -93,7 +105,14 @@ impl ClientContext for Context {
     }
 }
 
-impl ConsumerContext for Context {}
+impl ConsumerContext for Context {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        self.listener.note();
+        if let Err(error) = result {
+            tracing::debug!(topic = %self.topic, %error, "progress was not taken");
+        }
+    }
+}
 
 impl fmt::Debug for KafkaReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,18 +132,21 @@ impl KafkaReader {
         start: &BTreeMap<i32, i64>,
     ) -> Result<Self> {
         let shared = Arc::new(Shared::default());
-        let context = Context { topic: topic.to_owned(), shared: Arc::clone(&shared) };
+        let context = Context {
+            topic: topic.to_owned(),
+            shared: Arc::clone(&shared),
+            listener: Listener::default(),
+        };
+        let mut config = properties::reader(settings, group, buffer_bytes, start.len());
+        Listener::enable(&mut config);
         let consumer: BaseConsumer<Context> =
-            properties::reader(settings, group, buffer_bytes, start.len())
-                .create_with_context(context)
-                .map_err(|e| failure::setup(&e))?;
+            config.create_with_context(context).map_err(|e| failure::setup(&e))?;
         let consumer = Arc::new(consumer);
 
         let mut assignment = TopicPartitionList::new();
         let mut queues = BTreeMap::new();
         for (partition, offset) in start {
-            let (low, high) = consumer
-                .fetch_watermarks(topic, *partition, LOOKUP_TIMEOUT)
+            let (low, high) = super::bounds(&consumer, topic, *partition)
                 .map_err(|e| failure::lookup("read the offsets of topic", topic, &e))?;
             if *offset < low || *offset > high {
                 return Err(outside(topic, *partition, *offset, low, high));
@@ -166,22 +188,40 @@ impl KafkaReader {
         contact.trouble().map(|error| error.to_string())
     }
 
+    /// The topic as it is now: asks the broker, so it blocks for a round trip. Every record given
+    /// out before is of the topic with this id or of one that was there before it.
+    ///
+    /// # Errors
+    /// `TM502` if the topic is gone, or if the broker does not answer.
+    pub fn identity(&mut self) -> Result<TopicIdentity> {
+        let partitions = identity::partition_count(&self.consumer, &self.topic)?;
+        self.serve();
+        let id = self.consumer.context().listener.id(&self.topic);
+        let gone = || Error::corrupt("TM502", format!("topic '{}' is gone", self.topic));
+        partitions.map(|partitions| TopicIdentity { id, partitions }).ok_or_else(gone)
+    }
+
     /// Serves the main queue: statistics, errors, log events. Records never come this way.
     fn serve(&mut self) {
         self.served = Instant::now();
-        while let Some(event) = self.consumer.poll(Duration::ZERO) {
-            match event {
-                Ok(message) => {
+        loop {
+            // One call takes one event, and says nothing of those that only the context heard.
+            let before = self.consumer.context().listener.heard();
+            match self.consumer.poll(Duration::ZERO) {
+                None if self.consumer.context().listener.heard() == before => return,
+                None => {}
+                Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
                     self.failed.get_or_insert(Error::internal(format!(
                         "record {offset} of partition {partition} came by the wrong queue"
                     )));
                 }
-                Err(error) => {
-                    if let Reaction::Fail(error) = failure::react(&self.topic, &error) {
+                Some(Err(error)) => match failure::react(&self.topic, &error) {
+                    Reaction::Fail(error) => {
                         self.failed.get_or_insert(error);
                     }
-                }
+                    Reaction::Ignore | Reaction::OutOfRange => {}
+                },
             }
         }
     }

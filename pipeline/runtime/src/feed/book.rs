@@ -28,6 +28,9 @@ struct Entry {
     units: Vec<String>,
     /// Topic → partition → end offset when it was written.
     offsets: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// Topic → its id, if the cluster gives one.
+    #[serde(default)]
+    topic_ids: BTreeMap<String, String>,
     /// Rows in the topic from all finished units.
     rows: u64,
     /// Rows in quarantine from all finished units.
@@ -42,6 +45,7 @@ pub(super) struct Book {
     next: u64,
     done: BTreeSet<String>,
     floor: BTreeMap<String, BTreeMap<i32, i64>>,
+    topic_ids: BTreeMap<String, String>,
     rows: u64,
     dead: u64,
 }
@@ -55,6 +59,7 @@ impl Book {
             next: 0,
             done: BTreeSet::new(),
             floor: BTreeMap::new(),
+            topic_ids: BTreeMap::new(),
             rows: 0,
             dead: 0,
         };
@@ -67,6 +72,7 @@ impl Book {
     fn take(&mut self, entry: Entry) {
         self.done.extend(entry.units);
         self.floor = entry.offsets;
+        self.topic_ids = entry.topic_ids;
         self.rows = entry.rows;
         self.dead = entry.dead;
         self.next += 1;
@@ -87,6 +93,11 @@ impl Book {
         &self.floor
     }
 
+    /// Ids of the topics at the last entry.
+    pub(super) fn topic_ids(&self) -> &BTreeMap<String, String> {
+        &self.topic_ids
+    }
+
     /// Rows and quarantined rows of all finished units.
     pub(super) fn totals(&self) -> (u64, u64) {
         (self.rows, self.dead)
@@ -97,11 +108,12 @@ impl Book {
         &mut self,
         units: &[String],
         offsets: BTreeMap<String, BTreeMap<i32, i64>>,
-        rows: u64,
-        dead: u64,
+        topic_ids: BTreeMap<String, String>,
+        (rows, dead): (u64, u64),
     ) -> Result<()> {
         let writer = uuid::Uuid::new_v4().to_string();
-        let entry = Entry { format: FORMAT, writer, units: units.to_vec(), offsets, rows, dead };
+        let units = units.to_vec();
+        let entry = Entry { format: FORMAT, writer, units, offsets, topic_ids, rows, dead };
         let path = self.path();
         failpoint::reached("feed.before_book")?;
         let outcome = store::put_new(&self.store, &path, seal::seal(&entry)?).await?;

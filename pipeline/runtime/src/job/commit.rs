@@ -28,6 +28,7 @@ const COMMIT_TRIES: u32 = 3;
 impl Run<'_> {
     /// Makes everything since the last commit true, and visible.
     pub(super) fn commit(&mut self, flush: Flush) -> Result<()> {
+        self.check_topic()?;
         let started = Instant::now();
         let revisions = self.engine.revise().map_err(|fault| self.blame.fault(fault))?;
         self.emit(revisions)?;
@@ -109,6 +110,8 @@ impl Run<'_> {
             if let Some(memory) = memory.get(&PartitionId(*partition)) {
                 progress.watermark = memory.watermark;
             }
+            let end = self.reader.end_offset(PartitionId(*partition));
+            progress.end = progress.end.max(end);
         }
         Commit {
             written_at: SystemClock.now_micros(),
@@ -121,6 +124,8 @@ impl Run<'_> {
             topic_floor: floor,
             file_sink_bytes: self.file_bytes.clone(),
             counters: self.counters(),
+            topic_id: self.watch.id.clone(),
+            losses: self.losses.clone(),
             catalog_version: self.config.catalog_version,
             queries: Some(self.counting()),
             ..self.ledger.draft()
@@ -133,6 +138,7 @@ impl Run<'_> {
             ("rows".to_owned(), self.records.rows),
             ("quarantined".to_owned(), self.records.dead),
             ("tombstones".to_owned(), self.records.tombstones),
+            ("lost".to_owned(), self.records.lost),
         ]);
         if self.records.duplicates > 0 {
             counters.insert("duplicates".to_owned(), self.records.duplicates);

@@ -1,11 +1,11 @@
 //! What can be asked of a running job.
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
-use tidemill_contract::Result;
+use tidemill_contract::{Error, Loss, Result};
 use tidemill_sql::catalog::RegisteredAlert;
 use tokio::sync::oneshot;
 
-use super::{JobConfig, stall::Stall, tables::Closed};
+use super::{JobConfig, loss::RecoverFrom, stall::Stall, tables::Closed};
 
 /// A message to a job; taken between two batches.
 #[derive(Debug)]
@@ -41,8 +41,34 @@ pub(crate) enum Control {
     Pause,
     /// Read on.
     Resume,
+    /// Log data is lost: go on all the same, from here. Answers when that is committed.
+    Recover(Recovery),
     /// Commit and end.
     Stop,
+}
+
+/// An operator's choice after a loss of log data.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    /// From where to go on.
+    pub(crate) from: RecoverFrom,
+    /// Where the answer goes: what was accepted.
+    pub(crate) reply: oneshot::Sender<Result<Vec<Loss>>>,
+}
+
+impl Recovery {
+    /// Answers; whoever asked may have given up.
+    pub(super) fn answer(self, outcome: Result<Vec<Loss>>) {
+        let _gone = self.reply.send(outcome).is_err();
+    }
+
+    /// Answers a job that has lost nothing.
+    pub(super) fn refuse(self, job: &str) {
+        let what = format!("job '{job}' is not stopped by a loss of log data");
+        let error =
+            Error::invalid("TM521", what).help("SHOW JOBS and SHOW LOSSES say what is lost");
+        self.answer(Err(error));
+    }
 }
 
 /// What a message changed for good: it holds for later incarnations of the job too.

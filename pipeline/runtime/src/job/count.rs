@@ -22,6 +22,9 @@ pub(crate) struct RecordCount {
     /// Records with a row that another record had shortly before; they count as any other.
     #[serde(default)]
     pub(crate) duplicates: u64,
+    /// Offsets that were never read and whose loss was accepted; no part of the sum.
+    #[serde(default)]
+    pub(crate) lost: u64,
 }
 
 impl RecordCount {

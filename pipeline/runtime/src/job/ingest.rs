@@ -45,6 +45,7 @@ impl Run<'_> {
 
     fn ingest(&mut self, raw: &RawBatch) -> Result<()> {
         self.dirty = true;
+        self.watch.note_records();
         let Decoded { rows, record_index, mut faults, tombstones } = self.decoder.decode(raw)?;
         let (batch, more) = self.program.prepare(&rows, record_index, raw)?;
         faults.extend(more);
@@ -92,10 +93,7 @@ impl Run<'_> {
         if let Some(progress) = self.progress.get_mut(&raw.partition.0) {
             // After a bound was lowered below our place nothing moves back.
             progress.next_offset = progress.next_offset.max(raw.next_offset);
-            if let Some(last) = raw.records.last() {
-                progress.fingerprint = Some(super::position::fingerprint(last));
-                progress.fingerprint_offset = Some(last.offset);
-            }
+            super::marks::remember(progress, &raw.records);
         }
         self.tell_clock(raw.partition);
     }

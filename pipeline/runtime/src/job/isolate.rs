@@ -20,7 +20,7 @@ use tidemill_sql::{
 };
 
 use super::{
-    ALERTS_TOPIC, JobConfig, JobEnvironment, blame::Legacy, position::starting_progress,
+    ALERTS_TOPIC, JobConfig, JobEnvironment, blame::Legacy, position::first_progress,
     receipts::receipts_topic, revise::revisions_topic,
 };
 use crate::{
@@ -86,7 +86,7 @@ fn part(
     let executor = environment.executor.clone();
     let start = match legacy.start.take() {
         Some(start) => start,
-        None => executor.block_on(Box::pin(starting_progress(config, None)))?,
+        None => executor.block_on(Box::pin(first_progress(config)))?,
     };
     let mut staying = config.outputs.clone();
     staying.retain(|name, _| !leaving.contains(name));

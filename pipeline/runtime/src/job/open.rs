@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use tidemill_connectors::{failpoint, format::json::JsonDecoder, sinks::delta, store::Store};
-use tidemill_contract::{Commit, Error, LogReader, PartitionId, Result, Watermark};
+use tidemill_contract::{Commit, Error, LogReader, Loss, PartitionId, Result, Watermark};
 use tidemill_sql::{
     alert::AlertProgram,
     catalog::{RegisteredAlert, Target},
@@ -18,16 +18,20 @@ use tidemill_sql::{
 use super::{
     JobConfig, JobEnvironment,
     blame::{Blame, Legacy},
+    control::Recovery,
+    count::RecordCount,
+    loss::Finding,
     memory::MemoryGuard,
     parts::{self, KnownParts},
-    position::starting_progress,
+    position::{Found, Place, find_place, must_be_kept},
     repeats::Repeats,
     revise::WindowColumns,
     run::{Run, Stopwatch},
     sink::SinkWriter,
     state::{JobState, SavedState},
     step::step,
-    tables::Tables,
+    tables::{Flush, Tables},
+    topic::TopicWatch,
 };
 use crate::{
     breaker::Breaker,
@@ -38,26 +42,76 @@ use crate::{
     watermark::{SourceWatermark, TimeSettings},
 };
 
+/// Losses kept in the commit record; the counters know of all.
+const LOSSES_MAX: usize = 1000;
+
+/// What became of opening a job.
+pub(super) enum Opened<'a> {
+    Run(Box<Run<'a>>),
+    /// Log data is lost, and nobody has chosen yet.
+    Lost(Vec<Finding>),
+}
+
 impl<'a> Run<'a> {
-    /// Takes the job up where its last commit stood.
+    /// Takes the job up where its last commit stood. A choice made after a loss of log data is
+    /// committed before it is answered and before anything is read.
     pub(super) fn open(
         environment: &'a JobEnvironment,
         config: &'a JobConfig,
         legacy: &'a Legacy,
         claimant: &Claimant,
-    ) -> Result<Self> {
-        let views = config.views();
+        recovery: &mut Option<Recovery>,
+    ) -> Result<Opened<'a>> {
         let Taken { delivery, ledger, commit, state } =
             step(environment, config, take_over(environment, config, legacy, claimant))?;
         let state = state.as_ref().map(JobState::decode).transpose()?.unwrap_or_default();
         let places = &state.header.parts;
         let parts = parts::read(&environment.store, places, &state.own_parts);
         let parts = step(environment, config, parts)?;
-        let progress = step(environment, config, starting_progress(config, commit.as_ref()))?;
+        let choice = recovery.as_ref().map(|recovery| recovery.from);
+        let found = step(environment, config, find_place(config, commit.as_ref(), choice))?;
+        let mut place = match found {
+            Found::Place(place) => place,
+            Found::Lost(findings) => {
+                tell_last_commit(environment, config, commit.as_ref(), &state);
+                return Ok(Opened::Lost(findings));
+            }
+        };
         failpoint::reached("recover.positioned")?;
         if commit.is_none() {
-            *legacy.start.borrow_mut() = Some(progress.clone());
+            *legacy.start.borrow_mut() = Some(place.progress.clone());
         }
+        let accepted = std::mem::take(&mut place.accepted);
+        let records = state.header.records;
+        let mut run =
+            Self::assemble(environment, config, legacy, ledger, delivery, place, records)?;
+        run.losses = commit.as_ref().map(|commit| commit.losses.clone()).unwrap_or_default();
+        run.restore(commit.as_ref(), state, &parts)?;
+        failpoint::reached("recover.restored")?;
+        // From here on the reader is known to read the topic the place is in.
+        run.watch.note_records();
+        run.check_topic()?;
+        run.take_losses(&accepted);
+        if !accepted.is_empty() || commit.is_none() && must_be_kept(&config.source) {
+            run.commit(Flush::Due)?;
+        }
+        if let Some(recovery) = recovery.take() {
+            recovery.answer(Ok(accepted));
+        }
+        Ok(Opened::Run(Box::new(run)))
+    }
+
+    /// All the parts, at their place in the log, without a past.
+    fn assemble(
+        environment: &'a JobEnvironment,
+        config: &'a JobConfig,
+        legacy: &'a Legacy,
+        ledger: Ledger,
+        delivery: Delivery,
+        place: Place,
+        records: RecordCount,
+    ) -> Result<Self> {
+        let Place { progress, topic_id, .. } = place;
         let start = progress.iter().map(|(id, progress)| (*id, progress.next_offset)).collect();
         let repeats = Repeats::open(&config.log, config.source.topic(), &start);
         let repeats = match config.is_fed() {
@@ -66,14 +120,12 @@ impl<'a> Run<'a> {
         };
         let group = format!("tidemill-{}", config.name);
         let reader = config.log.reader(config.source.topic(), &group, &start)?;
-
         let program = SourceProgram::new(&config.source)?;
-        let decoder = JsonDecoder::new(program.physical_schema(), &config.source.options)?;
         let times = TimeSettings::of_source(&config.source, config.bound.is_bounded())?;
         let stopwatch = Stopwatch::start();
         let clock = SourceWatermark::new(times, reader.partitions(), stopwatch.now());
         let now = Instant::now();
-        let mut run = Run {
+        Ok(Self {
             config,
             environment,
             changes: &legacy.changes,
@@ -81,7 +133,7 @@ impl<'a> Run<'a> {
             ledger,
             delivery,
             reader,
-            decoder,
+            decoder: JsonDecoder::new(program.physical_schema(), &config.source.options)?,
             program,
             engine: Engine::build(&config.catalog, &config.source.name, &config.queries)?,
             alerts: BTreeMap::new(),
@@ -90,14 +142,16 @@ impl<'a> Run<'a> {
             times,
             clock,
             stopwatch,
+            watch: TopicWatch::new(topic_id, progress.len()),
+            losses: Vec::new(),
             progress,
-            tables: Tables::new(environment.flush, with_window_columns(config, views)),
+            tables: Tables::new(environment.flush, with_window_columns(config, config.views())),
             outbox: Outbox::new(),
             file_bytes: BTreeMap::new(),
-            records: state.header.records,
+            records,
             breaker: Breaker::of_source(&config.source)?,
             repeats,
-            told: state.header.told.clone(),
+            told: BTreeMap::new(),
             ensured_topics: BTreeSet::new(),
             direct: config.direct(),
             dirty: false,
@@ -112,11 +166,14 @@ impl<'a> Run<'a> {
             trouble: environment.board.trouble_of(&config.name),
             committed_at: now,
             told_at: now,
-            grown_at: now,
-        };
-        run.restore(commit.as_ref(), state, &parts)?;
-        failpoint::reached("recover.restored")?;
-        Ok(run)
+        })
+    }
+
+    fn take_losses(&mut self, accepted: &[Loss]) {
+        self.records.lost += accepted.iter().map(|loss| loss.lost).sum::<u64>();
+        self.losses.extend_from_slice(accepted);
+        let surplus = self.losses.len().saturating_sub(LOSSES_MAX);
+        self.losses.drain(..surplus);
     }
 
     fn restore(
@@ -138,6 +195,7 @@ impl<'a> Run<'a> {
         let memory = memory.map(|(id, memory)| (PartitionId(*id), *memory)).collect();
         let watermark = commit.map_or(Watermark::MIN, |commit| commit.watermark);
         self.clock.restore(watermark, &memory);
+        self.told = state.header.told;
         for (view, batches) in state.tables {
             if self.tables.contains(&view) {
                 for batch in batches {
@@ -223,6 +281,23 @@ async fn take_over(
         }
     }
     Ok(Taken { delivery, ledger, commit, state })
+}
+
+/// A job that cannot begin shows where it stands.
+fn tell_last_commit(
+    environment: &JobEnvironment,
+    config: &JobConfig,
+    commit: Option<&Commit>,
+    state: &SavedState,
+) {
+    let Some(commit) = commit else { return };
+    environment.board.update_job(&config.name, |status| {
+        status.epoch = commit.epoch;
+        status.rows_in = state.header.records.records;
+        status.rows_dead = state.header.records.dead;
+        status.records_lost = state.header.records.lost;
+        status.losses.clone_from(&commit.losses);
+    });
 }
 
 /// Creates the tables that are not there yet. One that cannot be is its view's fault, unless none

@@ -1,74 +1,197 @@
 //! Where a job reads on: the startup mode for its first start, its last commit after that.
 //!
-//! A topic that was deleted, made anew or cut since the last commit is found here, by its bounds
-//! and by the fingerprint of the last record read; the job then fails and names the ranges. It
-//! never skips a gap by itself.
+//! A topic that was deleted, made anew or cut since the last commit, or that retention has taken
+//! records from, is found here. It never skips a gap by itself: somebody chooses, by statement or
+//! beforehand by an option, and the choice becomes true with the next commit.
 
 use std::collections::BTreeMap;
 
-use tidemill_connectors::log::kafka::KafkaLog;
-use tidemill_contract::{Commit, Error, PartitionProgress, RawRecord, Result, Watermark};
+use tidemill_contract::{Commit, Error, Loss, PartitionProgress, Result, SourceSpec, Watermark};
 
-use super::{Bound, JobConfig};
+use super::{
+    Bound, JobConfig,
+    loss::{Bounds, Finding, Read, RecoverFrom, error, examine, skipped},
+};
 
 const STARTUP_MODE: &str = "scan.startup.mode";
 const STARTUP_MILLIS: &str = "scan.startup.timestamp-millis";
+/// Option: what to do about lost log data without asking.
+const ON_DATA_LOSS: &str = "scan.on-data-loss";
 
-/// Identifies a record well enough to notice that another one is in its place.
-pub(super) fn fingerprint(record: &RawRecord) -> u32 {
-    crc32c::crc32c(record.payload.as_deref().unwrap_or_default())
+/// A place to read on from.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) progress: BTreeMap<i32, PartitionProgress>,
+    /// The topic it is in.
+    pub(super) topic_id: Option<String>,
+    /// Losses accepted on the way here: not true before they are committed.
+    pub(super) accepted: Vec<Loss>,
+}
+
+/// Whether there is a place.
+#[derive(Debug)]
+pub(super) enum Found {
+    Place(Place),
+    /// Somebody must choose.
+    Lost(Vec<Finding>),
+}
+
+/// What the option says to do about lost log data.
+pub(crate) fn unattended(source: &SourceSpec) -> Result<Option<RecoverFrom>> {
+    match source.options.get(ON_DATA_LOSS) {
+        None | Some("fail") => Ok(None),
+        Some("earliest") => Ok(Some(RecoverFrom::Earliest)),
+        Some("latest") => Ok(Some(RecoverFrom::Latest)),
+        Some(other) => {
+            let what = format!("source '{}': '{ON_DATA_LOSS}' cannot be '{other}'", source.name);
+            Err(Error::invalid("TM113", what)
+                .at(source.options.span(ON_DATA_LOSS))
+                .help("use 'fail', 'earliest' or 'latest'"))
+        }
+    }
 }
 
 /// Where to read on in each partition the topic has now.
-pub(super) async fn starting_progress(
+pub(super) async fn find_place(
     config: &JobConfig,
     commit: Option<&Commit>,
-) -> Result<BTreeMap<i32, PartitionProgress>> {
+    choice: Option<RecoverFrom>,
+) -> Result<Found> {
     let topic = config.source.topic();
-    let marks = config.log.watermarks(topic).await?;
-    let fresh = match commit {
-        Some(_) => BTreeMap::new(),
-        None => first_offsets(config, &marks).await?,
+    let now = config.log.topic(topic).await?;
+    let bounds = match &now {
+        Some(_) => config.log.watermarks(topic).await?,
+        None => Bounds::new(),
     };
-    let mut progress = BTreeMap::new();
-    for (partition, (low, high)) in &marks {
-        let committed = commit.and_then(|commit| commit.partitions.get(partition));
-        let at_start = matches!(config.bound, Bound::AtStart);
-        let resumed = match committed {
-            Some(committed) => {
-                check_log(&config.log, topic, *partition, committed, (*low, *high)).await?;
-                committed.clone()
-            }
-            None => PartitionProgress {
-                next_offset: fresh.get(partition).copied().unwrap_or(*low),
-                fingerprint: None,
-                fingerprint_offset: None,
-                watermark: Watermark::MIN,
-                bound: at_start.then_some(*high),
-            },
+    let Some(commit) = commit else {
+        return first_place(config, now.and_then(|now| now.id), &bounds).await;
+    };
+    let read = Read { topic, id: commit.topic_id.as_deref(), partitions: &commit.partitions };
+    let findings = examine(&config.log, &read, now.as_ref(), &bounds).await?;
+    let choice = choice.or(unattended(&config.source)?);
+    let mut place = Place {
+        progress: commit.partitions.clone(),
+        topic_id: now.as_ref().and_then(|now| now.id.clone()),
+        accepted: Vec::new(),
+    };
+    if !findings.is_empty() {
+        // Without a topic there is nothing to go on with.
+        let Some(choice) = choice.filter(|_| now.is_some()) else {
+            return Ok(Found::Lost(findings));
         };
-        progress.insert(*partition, resumed);
+        let told = error(&config.source.name, topic, &findings);
+        tracing::warn!(job = %config.name, %told, ?choice, "a loss of log data is accepted");
+        accept(config, &mut place, &findings, &bounds, choice);
     }
-    let mut committed = commit.iter().flat_map(|commit| &commit.partitions);
-    let lost = committed.find(|(partition, _)| !marks.contains_key(partition));
-    if let Some((partition, committed)) = lost {
-        return Err(data_loss(topic, *partition, committed.next_offset, "the partition is gone"));
-    }
-    Ok(progress)
+    add_new_partitions(config, &mut place, &findings, &bounds, choice);
+    Ok(Found::Place(place))
 }
 
-async fn first_offsets(
+/// Moves the partitions with a loss to where reading goes on.
+fn accept(
     config: &JobConfig,
-    marks: &BTreeMap<i32, (i64, i64)>,
-) -> Result<BTreeMap<i32, i64>> {
+    place: &mut Place,
+    findings: &[Finding],
+    bounds: &Bounds,
+    choice: RecoverFrom,
+) {
+    for finding in findings {
+        let partition = finding.loss.partition;
+        let end = bounds.get(&partition).map(|(_, high)| *high);
+        let (resumed_at, losses) = finding.accept(choice, end);
+        place.accepted.extend(losses);
+        match (resumed_at, place.progress.get_mut(&partition)) {
+            (Some(offset), Some(progress)) => {
+                progress.next_offset = offset;
+                progress.marks.retain(|mark| mark.offset < offset && !finding.is_remade());
+                progress.fingerprint = None;
+                progress.fingerprint_offset = None;
+                progress.end = end;
+                if matches!(config.bound, Bound::AtStart) && !finding.is_expired() {
+                    progress.bound = end.map(|end| end.max(offset));
+                }
+            }
+            _ => {
+                place.progress.remove(&partition);
+            }
+        }
+    }
+}
+
+/// A partition the commit does not know was added since, and is read from its start, whatever the
+/// startup mode says: what is in it came after the job began.
+fn add_new_partitions(
+    config: &JobConfig,
+    place: &mut Place,
+    findings: &[Finding],
+    bounds: &Bounds,
+    choice: Option<RecoverFrom>,
+) {
+    let passes_over =
+        choice == Some(RecoverFrom::Latest) && findings.iter().any(Finding::is_remade);
+    for (partition, (low, high)) in bounds {
+        if place.progress.contains_key(partition) {
+            continue;
+        }
+        let next = if passes_over { *high } else { *low };
+        place.accepted.extend(skipped(*partition, *low, next));
+        place.progress.insert(*partition, fresh(config, next, *high));
+    }
+}
+
+fn fresh(config: &JobConfig, next: i64, high: i64) -> PartitionProgress {
+    PartitionProgress {
+        next_offset: next,
+        fingerprint: None,
+        fingerprint_offset: None,
+        watermark: Watermark::MIN,
+        bound: matches!(config.bound, Bound::AtStart).then_some(high),
+        marks: Vec::new(),
+        end: Some(high),
+    }
+}
+
+/// Where a job without a commit begins.
+pub(super) async fn first_progress(config: &JobConfig) -> Result<BTreeMap<i32, PartitionProgress>> {
+    match find_place(config, None, None).await? {
+        Found::Place(place) => Ok(place.progress),
+        Found::Lost(_) => Err(Error::internal("a job without a commit has lost nothing")),
+    }
+}
+
+async fn first_place(
+    config: &JobConfig,
+    topic_id: Option<String>,
+    bounds: &Bounds,
+) -> Result<Found> {
+    if bounds.is_empty() {
+        let topic = config.source.topic();
+        return Err(Error::unavailable("TM522", format!("topic '{topic}' does not exist yet")));
+    }
+    let first = first_offsets(config, bounds).await?;
+    let mut progress = BTreeMap::new();
+    for (partition, (low, high)) in bounds {
+        let next = first.get(partition).copied().unwrap_or(*low);
+        progress.insert(*partition, fresh(config, next, *high));
+    }
+    Ok(Found::Place(Place { progress, topic_id, accepted: Vec::new() }))
+}
+
+/// A first start that does not begin at the log's start must be remembered at once: begun again,
+/// it would pass over what came in between.
+pub(super) fn must_be_kept(source: &SourceSpec) -> bool {
+    !matches!(source.options.get(STARTUP_MODE), None | Some("earliest-offset"))
+}
+
+async fn first_offsets(config: &JobConfig, bounds: &Bounds) -> Result<BTreeMap<i32, i64>> {
     let options = &config.source.options;
     let object = format!("source '{}'", config.source.name);
     match options.get(STARTUP_MODE) {
         None | Some("earliest-offset") => {
-            Ok(marks.iter().map(|(partition, (low, _))| (*partition, *low)).collect())
+            Ok(bounds.iter().map(|(partition, (low, _))| (*partition, *low)).collect())
         }
         Some("latest-offset") => {
-            Ok(marks.iter().map(|(partition, (_, high))| (*partition, *high)).collect())
+            Ok(bounds.iter().map(|(partition, (_, high))| (*partition, *high)).collect())
         }
         Some("timestamp") => {
             let text = options.require(STARTUP_MILLIS, &object)?;
@@ -85,56 +208,4 @@ async fn first_offsets(
                 .help("use 'earliest-offset', 'latest-offset' or 'timestamp'"))
         }
     }
-}
-
-/// The log must still hold what comes next, and before it the record that was read last.
-async fn check_log(
-    log: &KafkaLog,
-    topic: &str,
-    partition: i32,
-    committed: &PartitionProgress,
-    (low, high): (i64, i64),
-) -> Result<()> {
-    let next = committed.next_offset;
-    if low > next {
-        return Err(data_loss(
-            topic,
-            partition,
-            next,
-            &format!("records [{next}, {low}) are gone"),
-        ));
-    }
-    if high < next {
-        let reason = format!("the log ends at {high}: it was cut or made anew");
-        return Err(data_loss(topic, partition, next, &reason));
-    }
-    let (Some(expected), Some(offset)) = (committed.fingerprint, committed.fingerprint_offset)
-    else {
-        return Ok(());
-    };
-    if offset < low {
-        return Ok(()); // Retention took it; what comes next is there.
-    }
-    let (from, to) = ([(partition, offset)].into(), [(partition, offset + 1)].into());
-    let found = log.read_range(topic, &from, &to).await?;
-    match found.iter().find(|(_, record)| record.offset == offset) {
-        Some((_, record)) if fingerprint(record) == expected => Ok(()),
-        Some(_) => {
-            let reason = format!("record {offset} is not the one that was read: it was made anew");
-            Err(data_loss(topic, partition, next, &reason))
-        }
-        None => {
-            let reason = format!("record {offset}, which was read, is not there");
-            Err(data_loss(topic, partition, next, &reason))
-        }
-    }
-}
-
-fn data_loss(topic: &str, partition: i32, next: i64, reason: &str) -> Error {
-    let what = format!(
-        "DATA LOSS: topic '{topic}' does not continue at offset {next} of partition {partition}"
-    );
-    Error::corrupt("TM501", what)
-        .because(reason)
-        .help("restore the topic, or drop and create the source again to start from what is there")
 }

@@ -7,9 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidemill_connectors::{failpoint, format::json::JsonDecoder, log::kafka::KafkaReader};
+use tidemill_connectors::{
+    failpoint,
+    format::json::JsonDecoder,
+    log::kafka::{KafkaReader, is_loss},
+};
 use tidemill_contract::{
-    Clock, LogReader, Micros, PartitionId, PartitionProgress, Result, SystemClock, Watermark,
+    Clock, LogReader, Loss, Micros, PartitionId, PartitionProgress, Result, SystemClock, Watermark,
 };
 use tidemill_sql::{
     alert::AlertProgram,
@@ -23,6 +27,7 @@ use super::{
     compact::Compaction,
     control::Change,
     count::{self, RecordCount},
+    loss::Finding,
     memory::MemoryGuard,
     parts::KnownParts,
     receipts::Told,
@@ -30,6 +35,7 @@ use super::{
     sink::SinkWriter,
     step::step,
     tables::{Flush, Tables},
+    topic::TopicWatch,
 };
 use crate::{
     breaker::Breaker,
@@ -44,8 +50,6 @@ use crate::{
 const WAIT: Duration = Duration::from_millis(20);
 /// How often the status is written while nothing is committed.
 pub(super) const STATUS_INTERVAL: Duration = Duration::from_millis(200);
-/// How often the topic is asked whether it has more partitions.
-const GROWTH_INTERVAL: Duration = Duration::from_secs(30);
 /// Records for topics and files that make a commit due before its time.
 const OUTBOX_RECORDS: usize = 50_000;
 
@@ -68,12 +72,14 @@ impl Stopwatch {
 }
 
 /// Why an incarnation ended well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
     /// It was told to.
     Stopped,
     /// The topic has more partitions now: start again and read them too.
     Reopen,
+    /// The topic does not continue what was read, and somebody must choose.
+    Lost(Vec<Finding>),
 }
 
 /// A job at work.
@@ -95,6 +101,10 @@ pub(super) struct Run<'a> {
     pub(super) clock: SourceWatermark,
     pub(super) stopwatch: Stopwatch,
     pub(super) progress: BTreeMap<i32, PartitionProgress>,
+    /// The topic that is read.
+    pub(super) watch: TopicWatch,
+    /// The newest losses of log data that were accepted.
+    pub(super) losses: Vec<Loss>,
     pub(super) tables: Tables,
     pub(super) outbox: Outbox,
     /// Length of each file sink, what waits in the outbox included.
@@ -128,7 +138,6 @@ pub(super) struct Run<'a> {
     pub(super) guard: MemoryGuard,
     pub(super) committed_at: Instant,
     pub(super) told_at: Instant,
-    pub(super) grown_at: Instant,
 }
 
 impl Run<'_> {
@@ -140,10 +149,20 @@ impl Run<'_> {
                 return Ok(end);
             }
             if self.paused {
+                // What the log client has to say must not pile up.
+                self.reader.wait(Duration::ZERO);
                 continue;
             }
             self.learn_bound();
-            let read = !self.must_pause_reading()? && self.read_next()?;
+            if self.topic_grew()? {
+                self.commit_if_dirty(Flush::Due)?;
+                return Ok(End::Reopen);
+            }
+            let must_wait = self.must_pause_reading()?;
+            let read = match self.read_unless(must_wait) {
+                Err(error) if is_loss(&error) => return Err(self.keep_what_was_read(error)),
+                read => read?,
+            };
             self.advance()?;
             self.watch_state()?;
             if let Some(error) = self.breaker.tripped(&self.config.source.name) {
@@ -167,10 +186,6 @@ impl Run<'_> {
             }
             if !read {
                 self.reader.wait(WAIT);
-                if self.topic_grew() {
-                    self.commit_if_dirty(Flush::Due)?;
-                    return Ok(End::Reopen);
-                }
             }
         }
     }
@@ -215,6 +230,10 @@ impl Run<'_> {
     fn learn_bound(&mut self) {
         let Bound::Feed(end) = &self.config.bound else { return };
         let Some(end) = end.borrow().clone() else { return };
+        let unknown = |id: &i32| !self.progress.contains_key(id);
+        if end.ends.iter().any(|(id, end)| unknown(id) && *end > 0) {
+            self.watch.ask_soon();
+        }
         for (partition, progress) in &mut self.progress {
             let known = end.ends.get(partition).copied();
             progress.bound = known.map(|bound| bound.max(progress.next_offset));
@@ -249,20 +268,8 @@ impl Run<'_> {
         if self.dirty || has_rows { self.commit(flush) } else { Ok(()) }
     }
 
-    fn topic_grew(&mut self) -> bool {
-        let is_early = self.grown_at.elapsed() < GROWTH_INTERVAL;
-        if is_early || self.config.bound.is_bounded() || self.reader.trouble().is_some() {
-            return false;
-        }
-        self.grown_at = Instant::now();
-        let topic = self.config.source.topic();
-        let found = self.environment.executor.block_on(self.config.log.partitions(topic));
-        let known = self.progress.len();
-        found
-            .ok()
-            .flatten()
-            .and_then(|count| usize::try_from(count).ok())
-            .is_some_and(|count| count > known)
+    fn read_unless(&mut self, must_wait: bool) -> Result<bool> {
+        if must_wait { Ok(false) } else { self.read_next() }
     }
 
     /// Writes the status.
@@ -290,6 +297,8 @@ impl Run<'_> {
             status.watermark_micros = known.then_some(watermark.0);
             status.rows_in = self.records.records;
             status.rows_dead = self.records.dead;
+            status.records_lost = self.records.lost;
+            status.losses.clone_from(&self.losses);
             status.rows_late = counters.values().map(|count| count.late).sum();
             status.lag_records = lag;
             status.open_slices = self.engine.open_slices();

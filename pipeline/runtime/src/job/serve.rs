@@ -57,6 +57,7 @@ impl Run<'_> {
                     self.mute(query)?;
                     let _gone = reply.send(Ok(())).is_err();
                 }
+                Control::Recover(recovery) => recovery.refuse(&self.config.name),
                 Control::Pause => self.set_paused(true)?,
                 Control::Resume => self.set_paused(false)?,
                 Control::Stop => {

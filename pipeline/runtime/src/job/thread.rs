@@ -7,6 +7,7 @@
 //! | a broker, the bucket: does not answer | tried again for ever, `degraded` |
 //! | everything else | tried again [`TRIES_MAX`] times without a commit, then `parked` |
 //! | the state of a query does not fit into memory | `parked` at once: it would grow as large again |
+//! | the topic lost data, was cut or made anew | it waits in `data loss` until somebody chooses (`RECOVER SOURCE`) |
 //! | the log or the bucket is damaged | `parked` at once: only a person can help |
 //! | another process has the job | it ends, `fenced` |
 //!
@@ -19,17 +20,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tidemill_connectors::log::kafka::is_loss;
 use tidemill_contract::{Error, ErrorKind, Result, panic_text};
 
 use super::{
     Control, JobConfig, JobEnvironment,
     blame::Legacy,
-    control::Change,
+    control::{Change, Recovery},
     isolate::isolate,
+    loss::{self, Finding},
     memory::TOO_MUCH_STATE,
+    open::Opened,
     run::{End, Run},
 };
-use crate::{patience, recover::Claimant};
+use crate::{patience, recover::Claimant, status::DATA_LOSS};
 
 /// Tries in a row without a commit before a job is parked.
 const TRIES_MAX: u32 = 5;
@@ -41,11 +45,15 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Receiver<Control>) {
     let mut config = config;
     let mut tries = 0;
+    let mut recovery = None;
     let claimant = Claimant::new(environment.writer.clone());
     loop {
         let epoch_before = epoch(environment, &config.name);
         let legacy = Legacy::default();
-        let work = || Run::open(environment, &config, &legacy, &claimant)?.work(inbox);
+        let work = || match Run::open(environment, &config, &legacy, &claimant, &mut recovery)? {
+            Opened::Run(mut run) => run.work(inbox),
+            Opened::Lost(findings) => Ok(End::Lost(findings)),
+        };
         let ended = guarded(&config.name, work);
         environment.memory.forget_state(&config.name);
         for change in legacy.changes.take() {
@@ -54,8 +62,19 @@ pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Recei
         let error = match ended {
             Ok(End::Stopped) => return tell(environment, &config.name, "stopped", None),
             Ok(End::Reopen) => continue,
+            Ok(End::Lost(findings)) => {
+                recovery = wait_for_choice(environment, &mut config, inbox, &findings, recovery);
+                if recovery.is_none() {
+                    return tell(environment, &config.name, "stopped", None);
+                }
+                tries = 0;
+                continue;
+            }
             Err(error) => error,
         };
+        if let Some(recovery) = recovery.take() {
+            recovery.answer(Err(error.clone()));
+        }
         // Taking the job up again is an epoch of its own, and no progress.
         let opened = epoch_before + u64::from(epoch_before > 0);
         let progressed = epoch(environment, &config.name) > opened;
@@ -81,11 +100,7 @@ pub(super) fn run(environment: &JobEnvironment, config: JobConfig, inbox: &Recei
             Verdict::TryAgain => {
                 tracing::warn!(job = %config.name, %error, tries, "job tries again");
                 tell(environment, &config.name, "degraded", Some(&error));
-                let wait = match error.kind {
-                    // What is back must be noticed within seconds.
-                    ErrorKind::Unavailable => patience::back_off(tries),
-                    _ => back_off(environment.retry_interval, tries),
-                };
+                let wait = wait_before(environment, &error, tries);
                 wait_or_stop(&mut config, inbox, wait, &error)
             }
             Verdict::Park => {
@@ -110,10 +125,22 @@ fn verdict(error: &Error, tries: u32) -> Verdict {
     match error.kind {
         ErrorKind::Fenced => Verdict::End,
         ErrorKind::Unavailable => Verdict::TryAgain,
+        // The next incarnation compares the log with the last commit, and says what is lost.
+        _ if is_loss(error) && tries <= TRIES_MAX => Verdict::TryAgain,
         ErrorKind::Corrupt => Verdict::Park,
         _ if error.code == TOO_MUCH_STATE => Verdict::Park,
         _ if tries < TRIES_MAX => Verdict::TryAgain,
         _ => Verdict::Park,
+    }
+}
+
+/// How long to wait before the next try.
+fn wait_before(environment: &JobEnvironment, error: &Error, tries: u32) -> Duration {
+    match error.kind {
+        _ if is_loss(error) => patience::back_off(tries).saturating_sub(patience::back_off(1)),
+        // What is back must be noticed within seconds.
+        ErrorKind::Unavailable => patience::back_off(tries),
+        _ => back_off(environment.retry_interval, tries),
     }
 }
 
@@ -168,6 +195,36 @@ fn park(
     }
 }
 
+/// Waits for an operator, who may have chosen in vain; `None` if told to stop. The job reads no
+/// further; its last commit stands.
+fn wait_for_choice(
+    environment: &JobEnvironment,
+    config: &mut JobConfig,
+    inbox: &Receiver<Control>,
+    findings: &[Finding],
+    in_vain: Option<Recovery>,
+) -> Option<Recovery> {
+    let error = loss::error(&config.source.name, config.source.topic(), findings);
+    tracing::error!(job = %config.name, %error, "job waits: log data is lost");
+    environment.board.lose_job(&config.name, DATA_LOSS, &error, |losses| {
+        losses.retain(|loss| loss.accepted_at.is_some());
+        losses.extend(findings.iter().map(|finding| finding.loss.clone()));
+    });
+    if let Some(recovery) = in_vain {
+        recovery.answer(Err(error.clone()));
+    }
+    loop {
+        match inbox.recv() {
+            Ok(Control::Recover(recovery)) => {
+                environment.board.resume_job(&config.name);
+                return Some(recovery);
+            }
+            Ok(Control::Stop) | Err(_) => return None,
+            Ok(message) => defer(config, message, &error),
+        }
+    }
+}
+
 /// Waits for the next try; true if told to stop.
 fn wait_or_stop(
     config: &mut JobConfig,
@@ -203,6 +260,7 @@ fn defer(config: &mut JobConfig, message: Control, error: &Error) {
             Change::Mute(query).apply(config);
             let _gone = reply.send(Ok(())).is_err();
         }
+        Control::Recover(recovery) => recovery.refuse(&config.name),
         Control::Pause => Change::SetPaused(true).apply(config),
         Control::Resume => Change::SetPaused(false).apply(config),
         Control::Stop => {}

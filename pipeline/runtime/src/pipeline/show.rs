@@ -6,7 +6,7 @@ use arrow::{
     array::{ArrayRef, RecordBatch, StringArray},
     datatypes::{DataType, Field, Schema},
 };
-use tidemill_contract::{ColumnKind, Error, ErrorKind, Result};
+use tidemill_contract::{ColumnKind, Error, ErrorKind, Loss, Result};
 use tidemill_sql::{
     catalog::Catalog,
     parse::{Late, ShowKind, Statement, closest},
@@ -23,6 +23,7 @@ pub(super) fn show(kind: ShowKind, catalog: &Catalog, status: &Status) -> Result
         ShowKind::Alerts => alerts(catalog),
         ShowKind::Sinks => sinks(catalog, status),
         ShowKind::Jobs => jobs(status),
+        ShowKind::Losses => losses(status),
         ShowKind::All => all(catalog),
     }
 }
@@ -178,6 +179,53 @@ fn jobs(status: &Status) -> Result<StatementResult> {
         ]);
     }
     table.rows()
+}
+
+/// Lost ranges of the log: open ones wait for `RECOVER SOURCE`.
+fn losses(status: &Status) -> Result<StatementResult> {
+    let mut table = Table::new(&[
+        "job",
+        "source",
+        "partition",
+        "from",
+        "to",
+        "reason",
+        "never_read",
+        "state",
+        "resumed_at",
+        "accepted_at",
+    ]);
+    for job in &status.jobs {
+        for loss in &job.losses {
+            let state = if loss.accepted_at.is_some() { "accepted" } else { "open" };
+            table.push([
+                job.name.clone(),
+                job.source.clone(),
+                loss.partition.to_string(),
+                loss.from.to_string(),
+                loss.to.to_string(),
+                loss.kind.to_string(),
+                loss.lost.to_string(),
+                state.to_owned(),
+                loss.resumed_at.map_or_else(String::new, |offset| offset.to_string()),
+                loss.accepted_at.map_or_else(String::new, crate::quarantine::rfc3339),
+            ]);
+        }
+    }
+    table.rows()
+}
+
+/// What `RECOVER SOURCE` did.
+pub(super) fn accepted(source: &str, jobs: &[(String, Vec<Loss>)]) -> String {
+    let mut parts = vec![format!("source '{source}' goes on")];
+    for (job, losses) in jobs {
+        let ranges: Vec<String> = losses.iter().map(ToString::to_string).collect();
+        parts.push(match ranges.as_slice() {
+            [] => format!("job '{job}': nothing is lost any more"),
+            ranges => format!("job '{job}': accepted {}", ranges.join(", ")),
+        });
+    }
+    parts.join("; ")
 }
 
 fn all(catalog: &Catalog) -> Result<StatementResult> {

@@ -6,13 +6,14 @@ use tidemill_connectors::{sinks, sources, store::Store};
 use tidemill_contract::{Error, Result, SinkSpec};
 use tidemill_sql::{
     catalog::{Applied, Catalog},
-    parse::{ObjectKind, Parsed, Statement, parse_script},
+    parse::{ObjectKind, Parsed, Recover, RecoverPoint, Statement, parse_script},
 };
 
 use super::{Pipeline, State, StatementResult, show, stall};
 use crate::{
     breaker::Breaker,
     dead::Mode,
+    job::{self, RecoverFrom},
     query::{self, Scope},
     watermark::TimeSettings,
 };
@@ -57,8 +58,30 @@ impl Pipeline {
                 Box::pin(self.replay(replay, Mode::Count)).await
             }
             Statement::Explain(inner) => show::explain(&*self.catalog().await, inner),
+            Statement::Recover(recover) => {
+                // Checked only: what is accepted stands in the commits, not in the catalog.
+                Catalog::clone(&*self.catalog().await).apply(parsed)?;
+                self.recover(recover).await
+            }
             _ => self.register(parsed).await,
         }
+    }
+
+    /// Accepts a loss of log data.
+    async fn recover(&self, recover: &Recover) -> Result<StatementResult> {
+        let state = self.state.lock().await;
+        let name = &recover.source;
+        let Some(supervisor) = &state.supervisor else {
+            return Err(Error::invalid("TM604", "the pipeline is not running")
+                .because("a loss is accepted by the job that has it")
+                .help("start it first"));
+        };
+        let from = match recover.from {
+            RecoverPoint::Earliest => RecoverFrom::Earliest,
+            RecoverPoint::Latest => RecoverFrom::Latest,
+        };
+        let accepted = supervisor.recover(name, from).await?;
+        Ok(StatementResult::Done { message: show::accepted(name, &accepted) })
     }
 
     async fn register(&self, parsed: &Parsed) -> Result<StatementResult> {
@@ -159,7 +182,7 @@ impl Pipeline {
     }
 
     /// Whom to ask for each view, as of now.
-    async fn probes(&self) -> impl Fn(&str) -> Result<crate::job::JobProbe> + use<> {
+    async fn probes(&self) -> impl Fn(&str) -> Result<job::JobProbe> + use<> {
         let state = self.state.lock().await;
         let probes = state.supervisor.as_ref().map(crate::supervisor::Supervisor::probes);
         move |view: &str| {
@@ -187,6 +210,7 @@ fn check(catalog: &Catalog, statement: &Statement) -> Result<()> {
                 Ok(()) => {
                     crate::feed::topic_partitions(&create.spec)?;
                     Breaker::of_source(&create.spec)?;
+                    job::unattended(&create.spec)?;
                     TimeSettings::of_source(&create.spec, false).map(|_| ())
                 }
                 Err(error) => sinks::validate(&sink).map_err(|_| error),

@@ -111,7 +111,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// What the first job says that is parked or fenced, if none is left that goes on.
+/// What the first job says, if none is left that goes on by itself.
 fn failed_job(status: &Status) -> Option<String> {
     let job = status.jobs.first().filter(|_| status.is_given_up())?;
     let reason = job.error.as_deref().unwrap_or("no reason given");
