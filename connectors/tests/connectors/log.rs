@@ -252,6 +252,54 @@ async fn a_topic_made_anew_has_another_id() {
     broker.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_is_known_before_what_is_read_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let start_at = async |port: u32| {
+        let config = BrokerConfig {
+            // None of those a system gives to clients: it must be free again later.
+            listen: format!("127.0.0.1:{port}").parse().unwrap(),
+            data_dir: folder.path().to_owned(),
+            ..BrokerConfig::default()
+        };
+        Broker::start(config).await
+    };
+    let mut port = 10_000 + std::process::id() % 900;
+    let broker = loop {
+        match start_at(port).await {
+            Ok(broker) => break broker,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        port += 1;
+    };
+    let brokers = broker.address().to_string();
+    let log = KafkaLog::new(KafkaSettings { brokers, ..KafkaSettings::default() }).unwrap();
+    log.ensure_topic("orders", 1, &[]).await.unwrap();
+    let append = async |text: &str| {
+        let writer = log.writer().unwrap();
+        writer.append("orders", record(0, text)).await.unwrap();
+        writer.flush().await.unwrap();
+    };
+    append("before").await;
+    let start = BTreeMap::from([(0, 0)]);
+    let mut reader = tokio::task::block_in_place(|| log.reader("orders", "test", &start).unwrap());
+    assert_eq!(tokio::task::block_in_place(|| read_all(&mut reader, 1)).len(), 1);
+    assert!(!reader.was_disconnected(), "nothing was lost yet");
+    broker.stop().await.unwrap();
+    let broker = loop {
+        match start_at(port).await {
+            Ok(broker) => break broker,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    append("after").await;
+    assert_eq!(tokio::task::block_in_place(|| read_all(&mut reader, 1)).len(), 1);
+    assert!(reader.was_disconnected(), "librdkafka tells of it in another form now");
+    broker.stop().await.unwrap();
+}
+
 async fn delete_topic(broker: &Broker, topic: &str) {
     let admin: rdkafka::admin::AdminClient<_> = rdkafka::ClientConfig::new()
         .set("bootstrap.servers", broker.address().to_string())

@@ -27,6 +27,7 @@ mod open;
 mod parts;
 mod position;
 mod receipts;
+mod reconnect;
 mod repeats;
 mod revise;
 mod run;
@@ -141,6 +142,11 @@ impl JobConfig {
     pub(crate) fn views(&self) -> Vec<String> {
         let is_view = |name: &&String| self.catalog.views().any(|view| view.name == **name);
         self.outputs.keys().filter(is_view).cloned().collect()
+    }
+
+    /// The consumer group in which dashboards see how far the job is.
+    fn group(&self) -> String {
+        format!("tidemill-{}", self.name)
     }
 
     /// Something else writes the source's topic for us.

@@ -7,9 +7,13 @@
 //! bundled and pinned, and a test fails if the line changes. Where a cluster has no topic ids
 //! (Kafka before 2.8) there is none, and callers compare records instead. It never decides
 //! anything.
+//!
+//! The same goes for connections that are lost: what comes after is the answer of a broker that
+//! may have been started again with another log, and the client reads on as if nothing had been.
+//! "Broker changed state UP -> DOWN" tells it, and comes before every record fetched after it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::ClientConfig;
@@ -38,12 +42,13 @@ pub struct TopicIdentity {
 pub(super) struct Listener {
     ids: Mutex<BTreeMap<String, String>>,
     heard: AtomicU64,
+    disconnected: AtomicBool,
 }
 
 impl Listener {
     /// Makes a client tell what [`Self::hear`] looks for.
     pub(super) fn enable(config: &mut ClientConfig) {
-        config.set("debug", "metadata").set_log_level(RDKafkaLogLevel::Debug);
+        config.set("debug", "metadata,broker").set_log_level(RDKafkaLogLevel::Debug);
     }
 
     /// Takes a log line of the client.
@@ -56,7 +61,14 @@ impl Listener {
         } else if let Some((topic, id)) = changed_id(line) {
             let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
             ids.insert(topic.to_owned(), id.to_owned());
+        } else if is_disconnect(line) {
+            self.disconnected.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// A broker that partitions may be read from was connected, and is or was not any more.
+    pub(super) fn was_disconnected(&self) -> bool {
+        self.disconnected.load(Ordering::Relaxed)
     }
 
     /// Something else than a log line came by.
@@ -127,6 +139,15 @@ pub(super) fn partition_count<C: ConsumerContext>(
     }
     let count = found.partitions().len();
     Ok(i32::try_from(count).ok().filter(|count| *count > 0))
+}
+
+/// "[thrd:b1:9092/1]: b1:9092/1: Broker changed state UP -> DOWN", of a broker with a number: those
+/// a client begins with, and the coordinator of its group, give no records.
+fn is_disconnect(line: &str) -> bool {
+    let Some((head, change)) = line.split_once(": Broker changed state ") else { return false };
+    let number = head.rsplit_once('/').and_then(|(_, number)| number.parse::<i32>().ok());
+    // A connection whose sign-in is renewed is one as well.
+    number.is_some() && matches!(change.trim(), "UP -> DOWN" | "REAUTH -> DOWN")
 }
 
 /// Topic and new id of "[thrd:main]: Topic orders changed id from A to B".

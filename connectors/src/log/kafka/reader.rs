@@ -188,6 +188,14 @@ impl KafkaReader {
         contact.trouble().map(|error| error.to_string())
     }
 
+    /// A connection to a broker with a partition of the topic was lost since the reader was opened:
+    /// what it gives out may be of a log that was cut and grew again meanwhile. If it was not,
+    /// then everything given out so far was fetched before.
+    pub fn was_disconnected(&mut self) -> bool {
+        self.serve();
+        self.consumer.context().listener.was_disconnected()
+    }
+
     /// The topic as it is now: asks the broker, so it blocks for a round trip. Every record given
     /// out before is of the topic with this id or of one that was there before it.
     ///

@@ -103,14 +103,16 @@ impl Run<'_> {
         outputs
     }
 
-    fn record(&self, staged: StagedEpoch, floor: crate::delivery::TopicFloor) -> Commit {
+    fn record(&mut self, staged: StagedEpoch, floor: crate::delivery::TopicFloor) -> Commit {
+        // Of a log that may be another one the end says nothing.
+        let is_connected = !self.reader.was_disconnected();
         let memory = self.clock.memory();
         let mut partitions = self.progress.clone();
         for (partition, progress) in &mut partitions {
             if let Some(memory) = memory.get(&PartitionId(*partition)) {
                 progress.watermark = memory.watermark;
             }
-            let end = self.reader.end_offset(PartitionId(*partition));
+            let end = self.reader.end_offset(PartitionId(*partition)).filter(|_| is_connected);
             progress.end = progress.end.max(end);
         }
         Commit {

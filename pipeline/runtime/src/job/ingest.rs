@@ -28,6 +28,11 @@ impl Run<'_> {
         while let Some(partition) = self.clock.next_partition(&empty) {
             let raw = self.reader.poll(partition, BATCH_RECORDS, batch_bytes)?;
             let raw = self.within_bound(raw);
+            let place = self.progress.get(&partition.0).map(|progress| progress.next_offset);
+            if place != Some(raw.next_offset) && self.reader.was_disconnected() {
+                // Fetched before or after: it is read again once the log is known to be the same.
+                return Ok(false);
+            }
             let has_records = !raw.records.is_empty();
             if has_records {
                 failpoint::reached("ingest.polled")?;

@@ -24,6 +24,7 @@ use super::{
     memory::MemoryGuard,
     parts::{self, KnownParts},
     position::{Found, Place, find_place, must_be_kept},
+    reconnect::Reconnect,
     repeats::Repeats,
     revise::WindowColumns,
     run::{Run, Stopwatch},
@@ -113,13 +114,13 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let Place { progress, topic_id, .. } = place;
         let start = progress.iter().map(|(id, progress)| (*id, progress.next_offset)).collect();
+        // At once: it hears what becomes of the log from here on.
+        let reader = config.log.reader(config.source.topic(), &config.group(), &start)?;
         let repeats = Repeats::open(&config.log, config.source.topic(), &start);
         let repeats = match config.is_fed() {
             true => Some(step(environment, config, repeats)?),
             false => None,
         };
-        let group = format!("tidemill-{}", config.name);
-        let reader = config.log.reader(config.source.topic(), &group, &start)?;
         let program = SourceProgram::new(&config.source)?;
         let times = TimeSettings::of_source(&config.source, config.bound.is_bounded())?;
         let stopwatch = Stopwatch::start();
@@ -143,6 +144,7 @@ impl<'a> Run<'a> {
             clock,
             stopwatch,
             watch: TopicWatch::new(topic_id, progress.len()),
+            reconnect: Reconnect::default(),
             losses: Vec::new(),
             progress,
             tables: Tables::new(environment.flush, with_window_columns(config, config.views())),

@@ -31,6 +31,7 @@ use super::{
     memory::MemoryGuard,
     parts::KnownParts,
     receipts::Told,
+    reconnect::Reconnect,
     repeats::Repeats,
     sink::SinkWriter,
     step::step,
@@ -103,6 +104,7 @@ pub(super) struct Run<'a> {
     pub(super) progress: BTreeMap<i32, PartitionProgress>,
     /// The topic that is read.
     pub(super) watch: TopicWatch,
+    pub(super) reconnect: Reconnect,
     /// The newest losses of log data that were accepted.
     pub(super) losses: Vec<Loss>,
     pub(super) tables: Tables,
@@ -213,7 +215,7 @@ impl Run<'_> {
 
     /// Asks the broker itself whether nothing waits: the reader may not have heard of it yet.
     fn confirm_idleness(&mut self) {
-        if self.reader.trouble().is_some() {
+        if self.reader.trouble().is_some() || self.reader.was_disconnected() {
             return;
         }
         let topic = self.config.source.topic();
@@ -269,7 +271,7 @@ impl Run<'_> {
     }
 
     fn read_unless(&mut self, must_wait: bool) -> Result<bool> {
-        if must_wait { Ok(false) } else { self.read_next() }
+        if must_wait || !self.is_connected()? { Ok(false) } else { self.read_next() }
     }
 
     /// Writes the status.

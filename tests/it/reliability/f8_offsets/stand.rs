@@ -109,9 +109,7 @@ impl Stand {
         partitions: i32,
         options: &str,
     ) -> Self {
-        // Without compression, so that a batch in a file can be taken apart.
-        let properties = BTreeMap::from([("compression.type".to_owned(), "none".to_owned())]);
-        let log = KafkaLog::new(KafkaSettings { brokers: brokers.clone(), properties }).unwrap();
+        let log = client(&brokers);
         let mut stand = Self {
             folder,
             broker,
@@ -215,8 +213,29 @@ impl Stand {
 
     /// Stops the broker, lets somebody at its files, and starts it again where it was.
     pub(crate) async fn behind_its_back(&mut self, change: impl FnOnce(&std::path::Path)) {
+        self.take_down(change).await;
+        self.bring_up().await;
+    }
+
+    /// Stops the broker and lets somebody at its files.
+    pub(crate) async fn take_down(&mut self, change: impl FnOnce(&std::path::Path)) {
         self.broker.take().unwrap().stop().await.unwrap();
         change(&self.folder.path().join("broker"));
+    }
+
+    /// Appends new rows to the log of the stopped broker: nobody else sees it meanwhile.
+    pub(crate) async fn produce_unseen(&mut self, counts: &BTreeMap<i32, i64>) {
+        let broker = start_broker_somewhere(&self.folder).await;
+        self.log = client(&broker.address().to_string());
+        for (partition, count) in counts {
+            self.produce(*partition, *count).await;
+        }
+        broker.stop().await.unwrap();
+        self.log = client(&self.brokers);
+    }
+
+    /// Starts the broker again where it was.
+    pub(crate) async fn bring_up(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while std::net::TcpListener::bind(&self.brokers).is_err() {
             assert!(Instant::now() < deadline, "the broker's port stays taken");
@@ -365,6 +384,12 @@ impl Stand {
             broker.stop().await.unwrap();
         }
     }
+}
+
+/// Without compression, so that a batch in a file can be taken apart.
+fn client(brokers: &str) -> KafkaLog {
+    let properties = BTreeMap::from([("compression.type".to_owned(), "none".to_owned())]);
+    KafkaLog::new(KafkaSettings { brokers: brokers.to_owned(), properties }).unwrap()
 }
 
 /// A broker that can be stopped and come back where it was: its port is none of those that a
