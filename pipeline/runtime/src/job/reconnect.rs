@@ -95,7 +95,7 @@ async fn compare(
     partitions: BTreeMap<i32, PartitionProgress>,
 ) -> Result<Compared> {
     let topic = config.source.topic();
-    let not_yet = || Error::unavailable("TM510", format!("topic '{topic}' is not all there yet"));
+    let not_yet = || Error::unavailable("TM522", format!("topic '{topic}' is not all there yet"));
     let now = config.log.topic(topic).await?.ok_or_else(not_yet)?;
     let bounds = config.log.watermarks(topic).await?;
     if partitions.keys().any(|id| !bounds.contains_key(id)) {
