@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::Value;
 use tempfile::TempDir;
-use tidemill_connectors::format::json;
 use tidemill_contract::{LogWriter, PartitionId, ProduceRecord};
-use tidemill_runtime::{Pipeline, Settings, StatementResult};
+use tidemill_runtime::{Pipeline, Settings};
+
+use crate::answer::rows;
 
 const SOURCE: &str = "
     CREATE SOURCE IF NOT EXISTS orders (
@@ -49,20 +50,6 @@ async fn produce(pipeline: &Pipeline, partition: i32, key: Option<&str>, payload
         writer.append("orders-in", record).await.unwrap();
     }
     writer.flush().await.unwrap();
-}
-
-/// The rows of a statement.
-async fn rows(pipeline: &Pipeline, sql: &str) -> Vec<Value> {
-    let results = pipeline.execute(sql).await.unwrap();
-    let mut found = Vec::new();
-    for result in results {
-        let StatementResult::Rows { batches, .. } = result else { continue };
-        for batch in batches {
-            let lines = json::encode(&batch).unwrap();
-            found.extend(lines.iter().map(|line| serde_json::from_slice::<Value>(line).unwrap()));
-        }
-    }
-    found
 }
 
 /// Waits until a query gives a number.

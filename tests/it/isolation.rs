@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use tidemill_connectors::format::json;
 use tidemill_contract::{LogWriter, PartitionId, ProduceRecord};
-use tidemill_runtime::{JobStatus, Pipeline, Settings, StatementResult};
+use tidemill_runtime::{JobStatus, Pipeline, Settings};
 
+use crate::answer::lines;
 use crate::cli::{Outcome, finish, tidemill};
 
 const EVENTS: &str = "
@@ -64,21 +64,8 @@ async fn produce(pipeline: &Pipeline, from: i64, to: i64) {
     writer.flush().await.unwrap();
 }
 
-async fn rows(pipeline: &Pipeline, sql: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    for result in pipeline.execute(sql).await.unwrap() {
-        if let StatementResult::Rows { batches, .. } = result {
-            for batch in batches {
-                let encoded = json::encode(&batch).unwrap();
-                lines.extend(encoded.iter().map(|line| String::from_utf8_lossy(line).into_owned()));
-            }
-        }
-    }
-    lines
-}
-
 async fn number(pipeline: &Pipeline, sql: &str) -> i64 {
-    let row: serde_json::Value = serde_json::from_str(&rows(pipeline, sql).await[0]).unwrap();
+    let row: serde_json::Value = serde_json::from_str(&lines(pipeline, sql).await[0]).unwrap();
     let value = row.as_object().unwrap().values().next().unwrap();
     value.as_i64().or_else(|| value.as_str().and_then(|text| text.parse().ok())).unwrap_or(-1)
 }
@@ -159,7 +146,7 @@ async fn a_view_that_divides_by_zero_stands_alone() {
         let parked = parked.parked.unwrap();
         assert!(parked.tries >= 5 && parked.at_micros > 0, "{parked:?}");
         assert_good(&pipeline, 1200).await;
-        let shown = rows(&pipeline, "SHOW VIEWS").await;
+        let shown = lines(&pipeline, "SHOW VIEWS").await;
         assert!(shown.iter().any(|row| row.contains("\"bad\"") && row.contains("division")));
         // What it cannot answer it says; that it was given up loses nothing of the others.
         let refused = pipeline.execute("SELECT * FROM bad").await.unwrap_err();

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use tidemill_connectors::format::json;
 use tidemill_contract::{LogWriter, PartitionId, ProduceRecord};
-use tidemill_runtime::{JobStatus, Pipeline, Settings, StatementResult};
+use tidemill_runtime::{JobStatus, Pipeline, Settings};
 
+use crate::answer::lines;
 use crate::reliability::bucket::stop_conserved;
 
 /// Queries of these tests that read a view.
@@ -78,24 +78,8 @@ async fn produce(pipeline: &Pipeline, events: &[Event]) {
     writer.flush().await.unwrap();
 }
 
-/// The rows of a query as JSON lines.
-async fn rows(pipeline: &Pipeline, sql: &str) -> Vec<String> {
-    let results = pipeline.execute(sql).await.unwrap();
-    let mut lines = Vec::new();
-    for result in results {
-        if let StatementResult::Rows { batches, .. } = result {
-            for batch in batches {
-                for line in json::encode(&batch).unwrap() {
-                    lines.push(String::from_utf8(line.to_vec()).unwrap());
-                }
-            }
-        }
-    }
-    lines
-}
-
 async fn number(pipeline: &Pipeline, sql: &str) -> i64 {
-    let lines = rows(pipeline, sql).await;
+    let lines = lines(pipeline, sql).await;
     let row: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
     let value = row.as_object().unwrap().values().next().unwrap();
     value.as_i64().or_else(|| value.as_str().and_then(|text| text.parse().ok())).unwrap_or(0)
@@ -150,7 +134,7 @@ const ALL_SORTED: &str = "SELECT * FROM per_minute ORDER BY window_start, shop";
 
 async fn assert_counted(pipeline: &Pipeline, events: &[Event]) {
     let expected = counted_by_hand(events);
-    let lines = rows(pipeline, ALL_SORTED).await;
+    let lines = lines(pipeline, ALL_SORTED).await;
     assert_eq!(lines.len(), expected.len());
     for (line, ((window, shop), (n, total))) in lines.iter().zip(&expected) {
         let row: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -283,7 +267,7 @@ async fn a_year_9999_timestamp_and_poison_rows_stop_nothing() {
     assert_eq!(status.conservation_drift, 0);
     assert_eq!(number(&pipeline, "SELECT sum(n) FROM per_minute WHERE is_final").await, 1_000_000);
     let stages = "SELECT stage, count(*) AS n FROM \"events$dead\" GROUP BY stage ORDER BY stage";
-    let stages = rows(&pipeline, stages).await;
+    let stages = lines(&pipeline, stages).await;
     assert!(stages.contains(&"{\"stage\":\"time\",\"n\":1}".to_owned()), "{stages:?}");
     assert_eq!(number(&pipeline, "SELECT count(*) FROM \"events$dead\"").await, 10_001);
     stop_conserved(&pipeline, OVER_VIEWS).await;
@@ -306,11 +290,11 @@ async fn late_rows_are_kept_with_their_reason() {
     until(&pipeline, "late row", |job| job.rows_late == 1).await;
     until(&pipeline, "commit", |job| job.rows_in == 4 && job.epoch > 0).await;
     let deadline = Instant::now() + Duration::from_secs(10);
-    while rows(&pipeline, "SELECT * FROM \"events$late\"").await.is_empty() {
+    while lines(&pipeline, "SELECT * FROM \"events$late\"").await.is_empty() {
         assert!(Instant::now() < deadline, "no late row in its topic");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let late = rows(&pipeline, "SELECT query, reason, raw_text FROM \"events$late\"").await;
+    let late = lines(&pipeline, "SELECT query, reason, raw_text FROM \"events$late\"").await;
     assert_eq!(late.len(), 1);
     assert!(late[0].contains("\"query\":\"per_minute\""), "{late:?}");
     assert!(late[0].contains("behind watermark"), "{late:?}");
@@ -350,7 +334,7 @@ async fn statements_take_effect_while_running_and_after_a_restart() {
     assert_eq!(pipeline.status().jobs.len(), 2);
     until(&pipeline, "running again", |job| job.state == "running").await;
     assert_eq!(number(&pipeline, "SELECT sum(n) FROM per_minute").await, 2401);
-    let shown = rows(&pipeline, "SHOW VIEWS").await;
+    let shown = lines(&pipeline, "SHOW VIEWS").await;
     assert_eq!(shown.len(), 2, "{shown:?}");
     pipeline.execute("DROP VIEW per_window").await.unwrap();
     assert_eq!(pipeline.status().jobs.len(), 1);

@@ -15,14 +15,14 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::TempDir;
-use tidemill_connectors::format::json;
 use tidemill_connectors::sinks::delta::{self, CompactSettings, DataFileName, FileOrigin};
 use tidemill_connectors::store::{self, Store};
 use tidemill_contract::{
     LogWriter, PartitionId, ProduceRecord, RevisedTable, StagedFile, WindowBounds,
 };
-use tidemill_runtime::{JobStatus, Pipeline, Settings, StatementResult};
+use tidemill_runtime::{JobStatus, Pipeline, Settings};
 
+use crate::answer::rows;
 use crate::cli::{finish, tidemill};
 
 const MINUTE_MS: i64 = 60_000;
@@ -142,19 +142,6 @@ async fn produce(pipeline: &Pipeline, events: &[Event]) {
         writer.append("events", record).await.unwrap();
     }
     writer.flush().await.unwrap();
-}
-
-async fn rows(pipeline: &Pipeline, sql: &str) -> Vec<serde_json::Value> {
-    let mut lines = Vec::new();
-    for result in pipeline.execute(sql).await.unwrap() {
-        if let StatementResult::Rows { batches, .. } = result {
-            for batch in batches {
-                let rows = json::encode(&batch).unwrap();
-                lines.extend(rows.iter().map(|row| serde_json::from_slice(row).unwrap()));
-            }
-        }
-    }
-    lines
 }
 
 async fn selected(pipeline: &Pipeline, view: &str) -> Counted {

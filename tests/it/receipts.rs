@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::Value;
 use tempfile::TempDir;
-use tidemill_connectors::format::json;
 use tidemill_connectors::log::kafka::KafkaWriter;
 use tidemill_contract::{LogWriter, PartitionId, ProduceRecord};
-use tidemill_runtime::{Pipeline, Settings, StatementResult};
+use tidemill_runtime::{Pipeline, Settings};
+
+use crate::answer::rows;
 
 const MINUTE_MS: i64 = 60_000;
 /// 2024-01-01T00:00:00Z.
@@ -28,19 +29,6 @@ async fn open(folder: &Path) -> Arc<Pipeline> {
         ..Settings::default()
     };
     Pipeline::open(settings).await.unwrap()
-}
-
-async fn rows(pipeline: &Pipeline, sql: &str) -> Vec<Value> {
-    let mut lines = Vec::new();
-    for result in pipeline.execute(sql).await.unwrap() {
-        if let StatementResult::Rows { batches, .. } = result {
-            for batch in batches {
-                let rows = json::encode(&batch).unwrap();
-                lines.extend(rows.iter().map(|row| serde_json::from_slice::<Value>(row).unwrap()));
-            }
-        }
-    }
-    lines
 }
 
 /// Waits until a query gives what is waited for.

@@ -31,7 +31,8 @@ pub(crate) struct Closed {
     pub(crate) query: String,
     pub(crate) window: WindowBounds,
     pub(crate) rows: RecordBatch,
-    /// Where what it was computed from came from.
+    /// Where what it was computed from came from, for those who read the query; only a window
+    /// that closes has it.
     pub(crate) from: Provenance,
     /// What was said before, if this is a revision.
     pub(crate) revision: Option<Pending>,
@@ -312,8 +313,8 @@ impl Group {
             for window in self.ending(client, self.closed.0, watermark.0) {
                 let emitted = self.emit(client, window)?;
                 let rows = emitted.as_ref().map_or(0, |closed| closed.rows.num_rows());
-                self.write_receipt(client, window, rows, false);
-                closed.extend(emitted);
+                let from = self.write_receipt(client, window, rows, false);
+                closed.extend(emitted.map(|closed| Closed { from, ..closed }));
             }
         }
         self.closed = watermark;
@@ -388,7 +389,6 @@ impl Group {
     }
 
     fn rows_of(&mut self, client: usize, window: WindowBounds) -> Result<Option<Closed>> {
-        let from = self.provenance(window);
         let client = &self.clients[client];
         let Some((keys, values)) = self.store.window(window, &client.aggregates)? else {
             return Ok(None);
@@ -414,7 +414,8 @@ impl Group {
             return Ok(None);
         }
         let rows = batch_of(&client.schema, finished.columns().to_vec(), finished.num_rows())?;
-        Ok(Some(Closed { query: client.query.clone(), window, rows, from, revision: None }))
+        let (query, from) = (client.query.clone(), Provenance::default());
+        Ok(Some(Closed { query, window, rows, from, revision: None }))
     }
 }
 

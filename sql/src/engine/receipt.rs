@@ -104,22 +104,24 @@ impl Group {
         from
     }
 
-    /// Writes the receipt of a window that has just been said.
+    /// Writes the receipt of a window that has just been said; gives where its rows came from.
     pub(super) fn write_receipt(
         &mut self,
         client: usize,
         window: WindowBounds,
         rows: usize,
         is_revision: bool,
-    ) {
+    ) -> Provenance {
+        let from = self.provenance(window);
         let receipt = Receipt {
             query: self.clients[client].query.clone(),
             window,
             rows: rows as u64,
-            from: self.provenance(window),
+            from: from.clone(),
             is_revision,
         };
         self.receipts.push(receipt);
+        from
     }
 }
 

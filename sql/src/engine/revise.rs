@@ -15,6 +15,7 @@ use tidemill_contract::{Micros, Watermark, WindowBounds};
 
 use super::fault::Fault;
 use super::group::{Client, Closed, Group};
+use super::receipt::Provenance;
 
 /// A closed window of a client: index of the client, end, start.
 pub(crate) type Reopened = (usize, Micros, Micros);
@@ -119,7 +120,7 @@ impl Group {
             return Ok(None);
         }
         let query = self.clients[client].query.clone();
-        let from = self.provenance(window);
+        let from = Provenance::default();
         Ok(Some(Closed { query, window, rows, from, revision: Some(pending) }))
     }
 

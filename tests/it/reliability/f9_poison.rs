@@ -18,10 +18,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidemill_connectors::log::kafka::KafkaLog;
 use tidemill_contract::{LogWriter, PartitionId, ProduceRecord, RawRecord};
-use tidemill_runtime::{Pipeline, Settings, StatementResult};
+use tidemill_runtime::{Pipeline, Settings};
 
 use self::corpus::{COMMON, LARGE, Poison, REPAIR, REPAIRABLE, odd, time_of};
 use super::is_long;
+use crate::answer::rows;
 use crate::cli::tidemill;
 
 const SCRIPT: &str = "
@@ -230,18 +231,6 @@ fn listen(stderr: BufReader<ChildStderr>, said: Arc<Mutex<Vec<String>>>) {
             said.lock().unwrap().push(line);
         }
     });
-}
-
-async fn rows(pipeline: &Pipeline, sql: &str) -> Vec<Value> {
-    let mut found = Vec::new();
-    for result in pipeline.execute(sql).await.unwrap() {
-        let StatementResult::Rows { batches, .. } = result else { continue };
-        for batch in batches {
-            let lines = tidemill_connectors::format::json::encode(&batch).unwrap();
-            found.extend(lines.iter().map(|line| serde_json::from_slice::<Value>(line).unwrap()));
-        }
-    }
-    found
 }
 
 async fn read_all(log: &KafkaLog, topic: &str) -> Vec<(i32, RawRecord)> {

@@ -5,16 +5,17 @@
 //! files. The rows are copied as they are. The old files stay in the bucket: whoever opened the
 //! table before still reads them. A try that ends half way leaves a file nobody names, no more.
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
-use deltalake_core::kernel::transaction::CommitBuilder;
-use deltalake_core::kernel::{Action, Remove};
+use deltalake_core::kernel::transaction::CommitProperties;
+use deltalake_core::kernel::{Action, Add, Remove};
 use deltalake_core::protocol::DeltaOperation;
 use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidemill_contract::{Error, Result, StagedFile};
 
 use super::name::{check_content, compacted_name};
-use super::{add_action, failure, load, location, write_parquet};
+use super::{add_action, commit, failure, load, location, write_parquet};
 use crate::{
     failpoint,
     store::{self, Store},
@@ -92,35 +93,48 @@ pub async fn compact(
         removed.push(path.to_string());
         actions.push(Action::Remove(remove));
     }
-    let rows: usize = batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
-    let content = write_parquet(&batches)?;
-    let crc32c = crc32c::crc32c(&content);
-    let added = root.join(compacted_name(crc32c));
-    let file = StagedFile {
-        view: view.to_owned(),
-        path: added.to_string(),
-        bytes: content.len() as u64,
-        rows: rows as u64,
-        crc32c,
-    };
-    store::put(store, &added, content).await?;
-    actions.push(Action::Add(add_action(store, view, &file, false).await?));
+    let (added, add) = put_compacted(store, view, batches, false).await?;
+    actions.push(Action::Add(add));
     let operation = DeltaOperation::Optimize { predicate: None, target_size: settings.bytes_max };
     failpoint::reached("clean.before_compaction")?;
-    CommitBuilder::default()
-        .with_actions(actions)
-        .build(Some(snapshot), table.log_store(), operation)
+    commit(&table, actions, operation, CommitProperties::default())
         .await
         .map_err(|error| failure("compact", view, &error))?;
     failpoint::reached("clean.after_compaction")?;
     Ok(Some(Compacted { removed, added: added.to_string() }))
 }
 
+/// Uploads rows that were in other files as one file; gives its path in the bucket and the action
+/// that makes it part of the table. Whoever cleans up sees by its name that no commit names it.
+pub(super) async fn put_compacted(
+    store: &Store,
+    view: &str,
+    batches: Vec<RecordBatch>,
+    data_change: bool,
+) -> Result<(Path, Add)> {
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let content = tokio::task::spawn_blocking(move || write_parquet(&batches))
+        .await
+        .map_err(|error| Error::internal(format!("writing parquet panicked: {error}")))??;
+    let crc32c = crc32c::crc32c(&content);
+    let path = location(view).join(compacted_name(crc32c));
+    let file = StagedFile {
+        view: view.to_owned(),
+        path: path.to_string(),
+        bytes: content.len() as u64,
+        rows: rows as u64,
+        crc32c,
+    };
+    store::put(store, &path, content).await?;
+    let add = add_action(store, view, &file, data_change).await?;
+    Ok((path, add))
+}
+
 /// Appends a file's rows to `batches` and tells how many there are.
 pub(super) async fn read(
     store: &Store,
     path: &Path,
-    batches: &mut Vec<arrow::array::RecordBatch>,
+    batches: &mut Vec<RecordBatch>,
 ) -> Result<usize> {
     let content: Bytes = store::get(store, path)
         .await?

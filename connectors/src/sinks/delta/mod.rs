@@ -89,40 +89,59 @@ pub async fn add_files(
     app_id: &str,
     version: i64,
 ) -> Result<bool> {
+    let operation =
+        DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
     let mut adds: Option<Vec<Action>> = None;
-    let mut last: Option<DeltaTableError> = None;
+    let mut last = missing(view);
     for _ in 0..TRIES_MAX {
-        let table = load(store, view).await?.ok_or_else(|| missing(view))?;
-        let fail = |error| failure("read", view, &error);
-        let snapshot = table.snapshot().map_err(fail)?;
-        let log_store = table.log_store();
-        let done = snapshot.transaction_version(log_store.as_ref(), app_id).await.map_err(fail)?;
-        if done.is_some_and(|done| done >= version) {
+        let Some(table) = load_before(store, view, app_id, version).await? else {
             return Ok(false);
-        }
+        };
         let actions = match &adds {
             Some(actions) => actions.clone(),
             None => adds.insert(add_actions(store, view, files).await?).clone(),
         };
         let properties = CommitProperties::default()
             .with_application_transaction(Transaction::new(app_id, version));
-        let operation =
-            DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
-        let commit = CommitBuilder::from(properties).with_actions(actions).build(
-            Some(snapshot),
-            log_store,
-            operation,
-        );
-        match commit.await {
-            Ok(_) => return Ok(true),
+        match commit(&table, actions, operation.clone(), properties).await {
+            Ok(()) => return Ok(true),
             // Whether it went through is for the next look at the log to say.
-            Err(error) => last = Some(error),
+            Err(error) => last = failure("commit to", view, &error),
         }
     }
-    Err(match last {
-        Some(error) => failure("commit to", view, &error),
-        None => missing(view),
-    })
+    Err(last)
+}
+
+/// The table at its newest version, unless the application has committed `version` or a later one.
+async fn load_before(
+    store: &Store,
+    view: &str,
+    app_id: &str,
+    version: i64,
+) -> Result<Option<DeltaTable>> {
+    let table = load(store, view).await?.ok_or_else(|| missing(view))?;
+    let done = version_of(&table, view, app_id).await?;
+    Ok(Some(table).filter(|_| done.is_none_or(|done| done < version)))
+}
+
+/// The last version an application committed.
+async fn version_of(table: &DeltaTable, view: &str, app_id: &str) -> Result<Option<i64>> {
+    let fail = |error| failure("read", view, &error);
+    let log_store = table.log_store();
+    let snapshot = table.snapshot().map_err(fail)?;
+    snapshot.transaction_version(log_store.as_ref(), app_id).await.map_err(fail)
+}
+
+/// One try to commit actions on top of the version that was loaded.
+async fn commit(
+    table: &DeltaTable,
+    actions: Vec<Action>,
+    operation: DeltaOperation,
+    properties: CommitProperties,
+) -> Result<(), DeltaTableError> {
+    let builder = CommitBuilder::from(properties).with_actions(actions);
+    let commit = builder.build(Some(table.snapshot()?), table.log_store(), operation);
+    commit.await.map(|_committed| ())
 }
 
 /// The active files of a view's table, as paths in the bucket; none if there is no table.
@@ -164,10 +183,7 @@ pub async fn committed_version(store: &Store, view: &str, app_id: &str) -> Resul
     let Some(table) = load(store, view).await? else {
         return Ok(None);
     };
-    let fail = |error| failure("read", view, &error);
-    let log_store = table.log_store();
-    let snapshot = table.snapshot().map_err(fail)?;
-    snapshot.transaction_version(log_store.as_ref(), app_id).await.map_err(fail)
+    version_of(&table, view, app_id).await
 }
 
 /// The log over our store. The kernel resolves paths against the URL, so its path is the place in

@@ -12,17 +12,16 @@ use std::collections::HashSet;
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
-use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake_core::DeltaTable;
+use deltalake_core::kernel::transaction::CommitProperties;
 use deltalake_core::kernel::{Action, EagerSnapshot, Remove, Transaction};
 use deltalake_core::protocol::DeltaOperation;
-use deltalake_core::{DeltaTable, DeltaTableError};
 use object_store::path::Path;
-use tidemill_contract::{Error, Micros, Result, RevisedTable, StagedFile};
+use tidemill_contract::{Micros, Result, RevisedTable, StagedFile};
 
-use super::compact::{damaged, read};
-use super::name::compacted_name;
-use super::{TRIES_MAX, add_action, add_actions, failure, load, location, missing, write_parquet};
-use crate::store::{self, Store};
+use super::compact::{damaged, put_compacted, read};
+use super::{TRIES_MAX, add_actions, commit, failure, load_before, location, missing};
+use crate::store::Store;
 
 /// Bytes of rewritten files that become one: bounds the memory it needs, and small files of
 /// windows that are revised often come together on the way.
@@ -51,37 +50,24 @@ pub async fn revise_files(
     version: i64,
 ) -> Result<bool> {
     let view = revised.view.as_str();
-    let mut last: Option<DeltaTableError> = None;
+    let mut last = missing(view);
     for _ in 0..TRIES_MAX {
-        let table = load(store, view).await?.ok_or_else(|| missing(view))?;
-        let fail = |error| failure("read", view, &error);
-        let snapshot = table.snapshot().map_err(fail)?;
-        let log_store = table.log_store();
-        let done = snapshot.transaction_version(log_store.as_ref(), app_id).await.map_err(fail)?;
-        if done.is_some_and(|done| done >= version) {
+        let Some(table) = load_before(store, view, app_id, version).await? else {
             return Ok(false);
-        }
+        };
         let mut actions = Box::pin(rewrite(store, &table, revised)).await?;
         actions.extend(add_actions(store, view, files).await?);
         let properties = CommitProperties::default()
             .with_max_retries(0)
             .with_application_transaction(Transaction::new(app_id, version));
         let operation = DeltaOperation::Update { predicate: None };
-        let commit = CommitBuilder::from(properties).with_actions(actions).build(
-            Some(snapshot),
-            log_store,
-            operation,
-        );
-        match commit.await {
-            Ok(_) => return Ok(true),
+        match commit(&table, actions, operation, properties).await {
+            Ok(()) => return Ok(true),
             // Whether it went through is for the next look at the log to say.
-            Err(error) => last = Some(error),
+            Err(error) => last = failure("revise", view, &error),
         }
     }
-    Err(match last {
-        Some(error) => failure("revise", view, &error),
-        None => missing(view),
-    })
+    Err(last)
 }
 
 /// Removes of the files that hold rows of the windows, adds of files with their other rows.
@@ -194,23 +180,9 @@ fn without(
 
 /// Uploads rows as one file; nothing for no rows.
 async fn put(store: &Store, view: &str, batches: Vec<RecordBatch>) -> Result<Option<Action>> {
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    if rows == 0 {
+    if batches.iter().all(|batch| batch.num_rows() == 0) {
         return Ok(None);
     }
-    let content = tokio::task::spawn_blocking(move || write_parquet(&batches))
-        .await
-        .map_err(|error| Error::internal(format!("writing parquet panicked: {error}")))??;
-    // Named as a compaction's: whoever cleans up sees that no commit names it.
-    let crc32c = crc32c::crc32c(&content);
-    let path = location(view).join(compacted_name(crc32c));
-    let file = StagedFile {
-        view: view.to_owned(),
-        path: path.to_string(),
-        bytes: content.len() as u64,
-        rows: rows as u64,
-        crc32c,
-    };
-    store::put(store, &path, content).await?;
-    Ok(Some(Action::Add(add_action(store, view, &file, true).await?)))
+    let (_path, add) = put_compacted(store, view, batches, true).await?;
+    Ok(Some(Action::Add(add)))
 }

@@ -41,20 +41,28 @@ pub(crate) struct Told {
 impl Run<'_> {
     /// Takes the receipts of what the operators have just said.
     pub(super) fn keep_receipts(&mut self) -> Result<()> {
-        for receipt in self.engine.take_receipts() {
+        let receipts = self.engine.take_receipts();
+        if receipts.is_empty() {
+            return Ok(());
+        }
+        let counters = self.engine.counters();
+        for receipt in receipts {
             let query = self.config.catalog.query(&receipt.query);
             let is_view = query.is_some_and(|query| matches!(query.target, Target::View));
             if is_view && self.counts(&receipt.query) {
-                self.keep_receipt(&receipt)?;
+                let late = counters.get(&receipt.query).map_or(0, |count| count.late);
+                self.keep_receipt(&receipt, late)?;
             }
         }
         Ok(())
     }
 
-    fn keep_receipt(&mut self, receipt: &Receipt) -> Result<()> {
+    /// `late` is how many rows were late for the view so far.
+    fn keep_receipt(&mut self, receipt: &Receipt, late: u64) -> Result<()> {
         self.dirty = true;
         let view = &receipt.query;
-        let now = self.loose_rows(view);
+        let (dead, duplicates) = (self.records.dead, self.records.duplicates);
+        let now = Told { late, dead, duplicates };
         let told = self.told.insert(view.clone(), now).unwrap_or_default();
         let epoch = self.ledger.next_epoch();
         let watermark = Some(self.clock.current()).filter(|mark| *mark < Watermark::MAX);
@@ -84,12 +92,6 @@ impl Run<'_> {
             timestamp_ms: None,
         };
         self.outbox.push(&OutboxTarget::Topic { name: receipts_topic(view) }, record)
-    }
-
-    /// Rows so far that are in no window of a view.
-    fn loose_rows(&self, view: &str) -> Told {
-        let late = self.engine.counters().get(view).map_or(0, |count| count.late);
-        Told { late, dead: self.records.dead, duplicates: self.records.duplicates }
     }
 }
 
