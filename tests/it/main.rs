@@ -5,10 +5,6 @@
     reason = "a test fails by panicking, and says what it leaves out"
 )]
 
-/// That of the program: tests measure memory.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 mod answer;
 mod backends;
 mod bucket;

@@ -3,6 +3,7 @@
 //! Why it is a library: the binary stays a few lines, and the tests run the very same entry point.
 //! It never computes, stores or delivers anything itself; all of that is the runtime's.
 
+pub mod allocator;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -227,6 +227,16 @@ fn free_address() -> String {
     listener.local_addr().unwrap().to_string()
 }
 
+/// The option of the allocator is known by its number only, which may change with the library.
+#[test]
+fn freed_memory_is_given_back_soon() {
+    use tidemill::allocator::{give_back_soon, purge_delay_ms};
+    // What no other option has by default.
+    assert_eq!(purge_delay_ms(), 1000);
+    give_back_soon();
+    assert!(purge_delay_ms() < 100);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_process_stays_within_its_budget_and_good_views_are_exact() {
     let mut form = if super::is_long() { LONG } else { SHORT };

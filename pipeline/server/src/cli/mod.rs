@@ -23,6 +23,8 @@ use clap::{Parser, Subcommand};
 pub use failure::Failure;
 use tidemill_runtime::Status;
 
+use crate::allocator;
+
 /// Stack of the runtime's threads: planning a deeply nested expression recurses.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
 
 /// Runs the command line `arguments` (the first is the program's name) and returns the exit code.
 pub fn run_with(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    allocator::give_back_soon();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
