@@ -27,8 +27,8 @@ use super::limits::{StoreLimits, Tries, generic, is_transient};
 
 /// Bodies up to this are read whole before they are given out, so that a broken one is read again.
 const WHOLE_BYTES_MAX: u64 = 256 << 20;
-/// Objects deleted at once.
-const DELETE_CHUNK: usize = 1_000;
+/// Objects deleted at once. Each has time of its own, so many would hide a store that hangs.
+const DELETE_CHUNK: usize = 100;
 
 /// Gives a store deadlines and retries. The store must list in path order.
 pub fn guard(store: Store, limits: StoreLimits) -> Store {

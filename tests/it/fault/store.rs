@@ -362,12 +362,12 @@ impl Layer for Handle {
 #[derive(Debug, Clone)]
 pub(crate) struct Timed {
     inner: Store,
-    longest_micros: Arc<AtomicU64>,
+    longest: Arc<Mutex<(Duration, &'static str)>>,
 }
 
 impl Timed {
     pub(crate) fn new(inner: Store) -> Self {
-        Self { inner, longest_micros: Arc::default() }
+        Self { inner, longest: Arc::default() }
     }
 
     /// The store to use.
@@ -375,16 +375,16 @@ impl Timed {
         Arc::new(Layered(self.clone()))
     }
 
-    /// The longest operation so far.
-    pub(crate) fn longest(&self) -> Duration {
-        Duration::from_micros(self.longest_micros.load(Ordering::SeqCst))
+    /// The longest operation so far, and what it was.
+    pub(crate) fn longest(&self) -> (Duration, &'static str) {
+        *self.longest.lock().unwrap()
     }
 
-    async fn measure<T>(&self, work: impl Future<Output = T>) -> T {
+    async fn measure<T>(&self, what: &'static str, work: impl Future<Output = T>) -> T {
         let started = Instant::now();
         let outcome = work.await;
-        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.longest_micros.fetch_max(micros, Ordering::SeqCst);
+        let mut longest = self.longest.lock().unwrap();
+        *longest = (*longest).max((started.elapsed(), what));
         outcome
     }
 }
@@ -402,26 +402,26 @@ impl Layer for Timed {
     }
 
     async fn put_opts(&self, at: &Path, body: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.measure(self.inner.put_opts(at, body, opts)).await
+        self.measure("put", self.inner.put_opts(at, body, opts)).await
     }
 
     async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
-        self.measure(self.inner.get_opts(at, options)).await
+        self.measure("get", self.inner.get_opts(at, options)).await
     }
 
     async fn get_ranges(&self, at: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.measure(self.inner.get_ranges(at, ranges)).await
+        self.measure("ranges", self.inner.get_ranges(at, ranges)).await
     }
 
     fn delete_stream(
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        timed_items(self, self.inner.delete_stream(paths))
+        timed_items(self, "delete", self.inner.delete_stream(paths))
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        timed_items(self, self.inner.list(prefix))
+        timed_items(self, "list", self.inner.list(prefix))
     }
 
     fn list_with_offset(
@@ -429,18 +429,19 @@ impl Layer for Timed {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        timed_items(self, self.inner.list_with_offset(prefix, offset))
+        timed_items(self, "list", self.inner.list_with_offset(prefix, offset))
     }
 }
 
 /// A stream whose waits are measured one by one.
 fn timed_items<T: Send + 'static>(
     timed: &Timed,
+    what: &'static str,
     items: BoxStream<'static, T>,
 ) -> BoxStream<'static, T> {
     let start = (timed.clone(), items);
-    stream::unfold(start, |(timed, mut items)| async move {
-        let item = timed.measure(items.next()).await?;
+    stream::unfold(start, move |(timed, mut items)| async move {
+        let item = timed.measure(what, items.next()).await?;
         Some((item, (timed, items)))
     })
     .boxed()

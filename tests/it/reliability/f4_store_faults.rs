@@ -174,10 +174,10 @@ impl Bench {
     }
 
     async fn finish(self, mut figures: Figures) -> Figures {
-        figures.longest = self.timed.longest();
+        let (longest, what) = self.timed.longest();
+        figures.longest = longest;
         figures.struck = self.faults.struck();
-        let longest = figures.longest;
-        assert!(longest < self.deadline + SLACK, "an operation took {longest:?}");
+        assert!(longest < self.deadline + SLACK, "{what}: an operation took {longest:?}");
         figures.digest = self.rig.check(self.rig.pipeline.log()).await;
         self.rig.pipeline.stop().await.unwrap();
         figures
