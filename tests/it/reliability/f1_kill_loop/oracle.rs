@@ -191,6 +191,7 @@ import deltalake, duckdb
 task = json.load(open(sys.argv[1]))
 con = duckdb.connect()
 con.execute("SET threads = 2")
+con.execute("SET enable_progress_bar = false")
 con.execute("SET preserve_insertion_order = false")
 con.execute(f"""
   CREATE TABLE good AS
