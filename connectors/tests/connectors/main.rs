@@ -2,6 +2,7 @@
 
 mod broker;
 mod cluster;
+mod decode;
 mod format;
 mod log;
 mod log_client;

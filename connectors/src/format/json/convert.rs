@@ -4,28 +4,18 @@
 //! value never stops a batch.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow::array::types::{
-    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type,
-    Int32Type, Int64Type, Time32MillisecondType, Time32SecondType, Time64MicrosecondType,
-    Time64NanosecondType, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
-};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, GenericListArray, MapArray,
-    OffsetSizeTrait, PrimitiveArray, StringArray, StructArray,
+    Array, ArrayRef, AsArray, GenericListArray, MapArray, OffsetSizeTrait, StringArray, StructArray,
 };
-use arrow::buffer::BooleanBuffer;
-use arrow::compute::kernels::cast_utils::Parser;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use arrow::error::ArrowError;
 use tidemill_contract::{Error, FaultClass, Result};
 
+use super::EpochUnit;
+use super::cells::cells;
 use super::text::Misfit;
-use super::{EpochUnit, text};
 
 /// Longest value quoted in a reason.
 const QUOTED_CHARS_MAX: usize = 40;
@@ -35,6 +25,21 @@ const QUOTED_CHARS_MAX: usize = 40;
 pub(super) struct Mark {
     pub(super) class: FaultClass,
     pub(super) reason: String,
+}
+
+impl Mark {
+    /// The text of a column does not fit.
+    pub(super) fn misfit(column: &str, value: &str, misfit: Misfit) -> Self {
+        let Misfit { class, what } = misfit;
+        let shown: String = value.chars().take(QUOTED_CHARS_MAX).collect();
+        Self { class, reason: format!("column '{column}': {shown:?} {what}") }
+    }
+
+    /// A column that must have a value has none.
+    pub(super) fn missing(column: &str) -> Self {
+        let reason = format!("column '{column}' is NOT NULL and has no value");
+        Self { class: FaultClass::Missing, reason }
+    }
 }
 
 /// The first thing wrong with each bad row.
@@ -62,10 +67,7 @@ pub(super) fn column(
         .map_err(|e| Error::internal(format!("column '{}': {e}", field.name())))?;
     if !field.is_nullable() && converted.null_count() > 0 {
         for row in (0..converted.len()).filter(|row| converted.is_null(*row)) {
-            marks.entry(row).or_insert_with(|| Mark {
-                class: FaultClass::Missing,
-                reason: format!("column '{}' is NOT NULL and has no value", field.name()),
-            });
+            marks.entry(row).or_insert_with(|| Mark::missing(field.name()));
         }
     }
     Ok(converted)
@@ -88,149 +90,26 @@ fn convert(
     }
 }
 
+/// Parses every text that is there; the nulls stay where they are.
 fn scalar(
     array: &StringArray,
     target: &Target<'_>,
     marks: &mut Marks,
 ) -> Result<ArrayRef, ArrowError> {
-    Ok(match target.data_type {
-        DataType::Boolean => boolean(array, target, marks),
-        DataType::Int8 => integer::<Int8Type>(array, target, marks),
-        DataType::Int16 => integer::<Int16Type>(array, target, marks),
-        DataType::Int32 => integer::<Int32Type>(array, target, marks),
-        DataType::Int64 => integer::<Int64Type>(array, target, marks),
-        DataType::UInt8 => integer::<UInt8Type>(array, target, marks),
-        DataType::UInt16 => integer::<UInt16Type>(array, target, marks),
-        DataType::UInt32 => integer::<UInt32Type>(array, target, marks),
-        DataType::UInt64 => integer::<UInt64Type>(array, target, marks),
-        DataType::Float64 => primitive::<Float64Type>(array, target, marks, text::float),
-        #[allow(clippy::cast_possible_truncation)]
-        DataType::Float32 => primitive::<Float32Type>(array, target, marks, |value| {
-            let narrow = text::float(value)? as f32;
-            if narrow.is_finite() { Ok(narrow) } else { Err(text::OUT_OF_RANGE) }
-        }),
-        DataType::Decimal128(precision, scale) => {
-            primitive::<Decimal128Type>(array, target, marks, |value| {
-                text::decimal(value, *precision, *scale)
-            })
-        }
-        DataType::Date32 => parsed::<Date32Type>(array, target, marks, "is not a date"),
-        DataType::Time32(TimeUnit::Second) => {
-            parsed::<Time32SecondType>(array, target, marks, "is not a time of day")
-        }
-        DataType::Time32(_) => {
-            parsed::<Time32MillisecondType>(array, target, marks, "is not a time of day")
-        }
-        DataType::Time64(TimeUnit::Microsecond) => {
-            parsed::<Time64MicrosecondType>(array, target, marks, "is not a time of day")
-        }
-        DataType::Time64(_) => {
-            parsed::<Time64NanosecondType>(array, target, marks, "is not a time of day")
-        }
-        DataType::Timestamp(unit, _) => match unit {
-            TimeUnit::Second => timestamp::<TimestampSecondType>(array, target, marks, *unit),
-            TimeUnit::Millisecond => {
-                timestamp::<TimestampMillisecondType>(array, target, marks, *unit)
-            }
-            TimeUnit::Microsecond => {
-                timestamp::<TimestampMicrosecondType>(array, target, marks, *unit)
-            }
-            TimeUnit::Nanosecond => {
-                timestamp::<TimestampNanosecondType>(array, target, marks, *unit)
-            }
-        },
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
-            binary(array, target, marks)?
-        }
-        other => return Err(ArrowError::NotYetImplemented(format!("{other} from JSON"))),
-    })
-}
-
-fn mark(marks: &mut Marks, target: &Target<'_>, index: usize, value: &str, misfit: Misfit) {
-    marks.entry((target.row)(index)).or_insert_with(|| {
-        let Misfit { class, what } = misfit;
-        let shown: String = value.chars().take(QUOTED_CHARS_MAX).collect();
-        Mark { class, reason: format!("column '{}': {shown:?} {what}", target.name) }
-    });
-}
-
-/// Parses every value that is there; the nulls stay where they are.
-fn primitive<T: ArrowPrimitiveType>(
-    array: &StringArray,
-    target: &Target<'_>,
-    marks: &mut Marks,
-    parse: impl Fn(&str) -> Result<T::Native, Misfit>,
-) -> ArrayRef {
-    let mut values = vec![T::Native::default(); array.len()];
-    for (index, slot) in values.iter_mut().enumerate() {
-        if array.is_null(index) {
+    let Some(mut cells) = cells(target.data_type, target.epoch) else {
+        return Err(ArrowError::NotYetImplemented(format!("{} from JSON", target.data_type)));
+    };
+    for (index, value) in array.iter().enumerate() {
+        let Some(value) = value else {
+            cells.push_null();
             continue;
-        }
-        match parse(array.value(index)) {
-            Ok(value) => *slot = value,
-            Err(misfit) => mark(marks, target, index, array.value(index), misfit),
+        };
+        if let Err(misfit) = cells.push(value) {
+            let row = (target.row)(index);
+            marks.entry(row).or_insert_with(|| Mark::misfit(target.name, value, misfit));
         }
     }
-    let typed = PrimitiveArray::<T>::new(values.into(), array.nulls().cloned());
-    Arc::new(typed.with_data_type(target.data_type.clone()))
-}
-
-fn integer<T>(array: &StringArray, target: &Target<'_>, marks: &mut Marks) -> ArrayRef
-where
-    T: ArrowPrimitiveType,
-    T::Native: FromStr + TryFrom<i64> + Display,
-{
-    primitive::<T>(array, target, marks, text::integer)
-}
-
-fn parsed<T: ArrowPrimitiveType + Parser>(
-    array: &StringArray,
-    target: &Target<'_>,
-    marks: &mut Marks,
-    what: &'static str,
-) -> ArrayRef {
-    primitive::<T>(array, target, marks, |value| T::parse(value).ok_or(text::wrong(what)))
-}
-
-fn timestamp<T: ArrowPrimitiveType<Native = i64>>(
-    array: &StringArray,
-    target: &Target<'_>,
-    marks: &mut Marks,
-    unit: TimeUnit,
-) -> ArrayRef {
-    primitive::<T>(array, target, marks, |value| text::timestamp(value, unit, target.epoch))
-}
-
-fn boolean(array: &StringArray, target: &Target<'_>, marks: &mut Marks) -> ArrayRef {
-    let values = BooleanBuffer::collect_bool(array.len(), |index| {
-        if array.is_null(index) {
-            return false;
-        }
-        text::boolean(array.value(index)).unwrap_or_else(|misfit| {
-            mark(marks, target, index, array.value(index), misfit);
-            false
-        })
-    });
-    Arc::new(BooleanArray::new(values, array.nulls().cloned()))
-}
-
-fn binary(
-    array: &StringArray,
-    target: &Target<'_>,
-    marks: &mut Marks,
-) -> Result<ArrayRef, ArrowError> {
-    let mut builder = BinaryBuilder::with_capacity(array.len(), array.value_data().len());
-    for index in 0..array.len() {
-        if array.is_null(index) {
-            builder.append_null();
-            continue;
-        }
-        builder.append_value(text::binary(array.value(index)).unwrap_or_else(|misfit| {
-            mark(marks, target, index, array.value(index), misfit);
-            Vec::new()
-        }));
-    }
-    arrow::compute::cast(&builder.finish(), target.data_type)
+    cells.finish()
 }
 
 fn list<O: OffsetSizeTrait>(

@@ -8,7 +8,7 @@
 use tidemill_contract::FaultClass;
 
 /// Longest payload that is decoded: what a feed takes as one row, and far beyond Kafka's default.
-const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+pub(super) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 /// Deepest nesting: what one bit a level in a `u128` can follow, and what other parsers take.
 const DEPTH_MAX: u32 = 128;
 /// Most keys of one payload, all levels together.
@@ -56,7 +56,7 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Flaw> {
         let reason = format!("byte {} is not valid UTF-8", error.valid_up_to());
         return flaw(FaultClass::NotUtf8, reason);
     }
-    let mut scanner = Scanner { bytes: payload, at: 0, depth: 0, objects: 0, keys: 0 };
+    let mut scanner = Scanner::new(payload);
     scanner.skip_space();
     let Some(first) = scanner.peek() else {
         return flaw(FaultClass::Empty, "the payload is empty");
@@ -84,28 +84,54 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Flaw> {
 }
 
 /// A place in the payload and what is open there.
-struct Scanner<'a> {
+pub(super) struct Scanner<'a> {
     bytes: &'a [u8],
-    at: usize,
+    pub(super) at: usize,
     depth: u32,
+    /// The depth at which a value ends.
+    base: u32,
     /// One bit a level, the innermost lowest: 1 for an object, 0 for an array.
     objects: u128,
     keys: u32,
 }
 
-impl Scanner<'_> {
-    fn peek(&self) -> Option<u8> {
+impl<'a> Scanner<'a> {
+    /// At the begin of a payload.
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, depth: 0, base: 0, objects: 0, keys: 0 }
+    }
+
+    /// Enters the object that is the payload: values from here on are those of its keys. False if
+    /// it is none.
+    pub(super) fn enter(&mut self) -> bool {
+        self.skip_space();
+        if self.peek() != Some(b'{') {
+            return false;
+        }
+        self.at += 1;
+        (self.depth, self.base, self.objects) = (1, 1, 1);
+        true
+    }
+
+    /// Passes a key and its colon that are known to be well formed; false if there are too many.
+    pub(super) fn pass_key(&mut self, length: usize) -> bool {
+        self.at += length;
+        self.keys += 1;
+        self.keys <= KEYS_MAX
+    }
+
+    pub(super) fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
-    fn skip_space(&mut self) {
+    pub(super) fn skip_space(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.at += 1;
         }
     }
 
     /// One value with everything in it.
-    fn value(&mut self) -> Result<(), Flaw> {
+    pub(super) fn value(&mut self) -> Result<(), Flaw> {
         loop {
             self.skip_space();
             let opened = match self.peek() {
@@ -148,7 +174,7 @@ impl Scanner<'_> {
 
     /// After a value: leaves what ends here. True if that was all, false if a value comes next.
     fn close(&mut self) -> Result<bool, Flaw> {
-        while self.depth > 0 {
+        while self.depth > self.base {
             self.skip_space();
             let in_object = self.objects & 1 == 1;
             match (self.peek(), in_object) {
@@ -174,7 +200,7 @@ impl Scanner<'_> {
     }
 
     /// A key and its colon.
-    fn key(&mut self) -> Result<(), Flaw> {
+    pub(super) fn key(&mut self) -> Result<(), Flaw> {
         self.keys += 1;
         if self.keys > KEYS_MAX {
             return flaw(FaultClass::TooManyKeys, format!("more than {KEYS_MAX} keys"));
@@ -194,18 +220,26 @@ impl Scanner<'_> {
     }
 
     fn string(&mut self) -> Result<(), Flaw> {
+        self.text().map(|_| ())
+    }
+
+    /// A string; true if it has escapes.
+    pub(super) fn text(&mut self) -> Result<bool, Flaw> {
         self.at += 1;
+        let mut has_escapes = false;
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or_default();
-            let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1F);
-            let Some(length) = rest.iter().position(special) else { return incomplete() };
+            let Some(length) = find_special(rest) else { return incomplete() };
             self.at += length;
             match rest[length] {
                 b'"' => {
                     self.at += 1;
-                    return Ok(());
+                    return Ok(has_escapes);
                 }
-                b'\\' => self.escape()?,
+                b'\\' => {
+                    has_escapes = true;
+                    self.escape()?;
+                }
                 control => {
                     let reason =
                         format!("control character {control} in a string, byte {}", self.at);
@@ -251,7 +285,7 @@ impl Scanner<'_> {
     }
 
     /// No leading zeros, no bare points.
-    fn number(&mut self) -> Result<(), Flaw> {
+    pub(super) fn number(&mut self) -> Result<(), Flaw> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -297,7 +331,7 @@ impl Scanner<'_> {
         }
     }
 
-    fn literal(&mut self, word: &[u8]) -> Result<(), Flaw> {
+    pub(super) fn literal(&mut self, word: &[u8]) -> Result<(), Flaw> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         if rest.starts_with(word) {
             self.at += word.len();
@@ -319,4 +353,26 @@ impl Scanner<'_> {
 
 fn incomplete<T>() -> Result<T, Flaw> {
     flaw(FaultClass::Incomplete, "the JSON ends too early")
+}
+
+/// The first byte that ends a string or needs a look: a quote, a backslash or a control character.
+///
+/// Eight bytes at a time; in each of the three tests a byte that is found has its highest bit set,
+/// and a borrow can only mark bytes above one that is found (Mycroft's test for a zero byte).
+fn find_special(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 0xFF;
+    const HIGHEST: u64 = ONES << 7;
+    let below = |word: u64, least: u64| word.wrapping_sub(ONES * least) & !word & HIGHEST;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let quote = below(word ^ (ONES * u64::from(b'"')), 1);
+        let escape = below(word ^ (ONES * u64::from(b'\\')), 1);
+        let found = quote | escape | below(word, 0x20);
+        if found != 0 {
+            return Some(index * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1F);
+    rest.iter().position(special).map(|at| words.len() * 8 + at)
 }
