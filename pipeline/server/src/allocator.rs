@@ -2,7 +2,7 @@
 //!
 //! Why it must be told: left alone, mimalloc keeps freed pages for a second, and a process that
 //! works in bursts (read, merge, write) then holds the sum of them; the memory budget was exceeded
-//! by it. This is the only unsafe code: one function of the C library, which takes two integers.
+//! by it. The unsafe code is one function of the C library, which takes two integers.
 //! It never allocates anything itself.
 
 #![allow(unsafe_code, reason = "an option of the C library; there is no safe way to set it")]

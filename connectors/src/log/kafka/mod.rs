@@ -4,6 +4,7 @@
 //! It never trusts consumer-group offsets (the caller says where to read) and never creates a
 //! topic by accident.
 
+mod batch;
 mod contact;
 mod failure;
 mod identity;

@@ -16,11 +16,12 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::Message;
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tidemill_contract::{Error, LogReader, PartitionId, RawBatch, RawRecord, Result};
 
+use super::batch::{Queue, Record};
 use super::contact::Contact;
 use super::failure::{self, Reaction};
 use super::identity::{self, Listener, TopicIdentity};
@@ -28,6 +29,9 @@ use super::{KafkaSettings, LOOKUP_TIMEOUT, properties};
 
 /// How often the main queue is served at least while partitions are polled.
 const SERVE_INTERVAL: Duration = Duration::from_millis(50);
+/// Records taken from the client at once: enough that their number does not matter, few enough
+/// that large ones are not far beyond what was asked for.
+const RECORDS_AT_ONCE: usize = 512;
 /// How often an empty partition behind its end is asked for its position (control records move it
 /// without giving a record).
 const POSITION_INTERVAL: Duration = Duration::from_millis(200);
@@ -45,7 +49,9 @@ pub struct KafkaReader {
 }
 
 struct Partition {
-    queue: PartitionQueue<Context>,
+    records: Queue<Context>,
+    /// Wakes the reader; never polled.
+    _waker: PartitionQueue<Context>,
     next_offset: i64,
 }
 
@@ -156,12 +162,15 @@ impl KafkaReader {
                 .add_partition_offset(topic, *partition, Offset::Offset(*offset))
                 .map_err(|e| failure::lookup("assign topic", topic, &e))?;
             // Split before the assignment: no record can reach the main queue in between.
-            let mut queue = consumer.split_partition_queue(topic, *partition).ok_or_else(|| {
+            let missing = || {
                 Error::internal(format!("no queue for partition {partition} of topic '{topic}'"))
-            })?;
+            };
+            let split = consumer.split_partition_queue(topic, *partition);
+            let mut split = split.ok_or_else(missing)?;
             let waker = Arc::clone(&shared);
-            queue.set_nonempty_callback(move || waker.signal());
-            queues.insert(*partition, Partition { queue, next_offset: *offset });
+            split.set_nonempty_callback(move || waker.signal());
+            let records = Queue::of(&consumer, topic, *partition).ok_or_else(missing)?;
+            queues.insert(*partition, Partition { records, _waker: split, next_offset: *offset });
         }
         consumer.assign(&assignment).map_err(|e| failure::lookup("assign topic", topic, &e))?;
         let now = Instant::now();
@@ -305,27 +314,36 @@ impl LogReader for KafkaReader {
         };
         let mut page = Page::default();
         let mut drained = false;
-        while page.spans.len() < max_records && page.bytes.len() < max_bytes {
-            match entry.queue.poll(Duration::ZERO) {
-                None => {
-                    drained = true;
-                    break;
-                }
-                Some(Ok(message)) => {
+        while !drained && page.spans.len() < max_records && page.bytes.len() < max_bytes {
+            let most = (max_records - page.spans.len()).min(RECORDS_AT_ONCE);
+            let batch = entry.records.take(most);
+            drained = batch.len() < most;
+            let mut failure = None;
+            for record in batch.iter() {
+                match record {
                     // A record seen before (after a reconnect) must not come twice.
-                    if message.offset() >= entry.next_offset {
-                        entry.next_offset = message.offset() + 1;
-                        page.take(&message);
+                    Ok(record) if record.offset() < entry.next_offset => {}
+                    Ok(record) => {
+                        entry.next_offset = record.offset() + 1;
+                        page.take(record);
                     }
+                    Err(error) => match failure::react(&self.topic, &error) {
+                        Reaction::Ignore => {}
+                        reaction => {
+                            failure = Some(reaction);
+                            break;
+                        }
+                    },
                 }
-                Some(Err(error)) => match failure::react(&self.topic, &error) {
-                    Reaction::Ignore => {}
-                    Reaction::OutOfRange => {
-                        let asked = entry.next_offset;
-                        return Err(self.out_of_range(partition.0, asked));
-                    }
-                    Reaction::Fail(error) => return Err(error),
-                },
+            }
+            drop(batch);
+            match failure {
+                Some(Reaction::OutOfRange) => {
+                    let asked = entry.next_offset;
+                    return Err(self.out_of_range(partition.0, asked));
+                }
+                Some(Reaction::Fail(error)) => return Err(error),
+                Some(Reaction::Ignore) | None => {}
             }
         }
         let next_offset = entry.next_offset;
@@ -387,22 +405,13 @@ struct RecordSpan {
 }
 
 impl Page {
-    fn take(&mut self, message: &BorrowedMessage<'_>) {
-        let key = message.key().map(|bytes| self.copy(bytes));
-        let payload = message.payload().map(|bytes| self.copy(bytes));
-        let headers = message.headers().map_or_else(Vec::new, |headers| {
-            headers
-                .iter()
-                .map(|header| (header.key.to_owned(), self.copy(header.value.unwrap_or_default())))
-                .collect()
-        });
-        self.spans.push(RecordSpan {
-            offset: message.offset(),
-            timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
-            key,
-            payload,
-            headers,
-        });
+    fn take(&mut self, record: Record<'_>) {
+        let key = record.key().map(|bytes| self.copy(bytes));
+        let payload = record.payload().map(|bytes| self.copy(bytes));
+        let headers = record.headers().into_iter();
+        let headers = headers.map(|(name, value)| (name, self.copy(value))).collect();
+        let (offset, timestamp_ms) = (record.offset(), record.timestamp_ms());
+        self.spans.push(RecordSpan { offset, timestamp_ms, key, payload, headers });
     }
 
     fn copy(&mut self, bytes: &[u8]) -> (usize, usize) {
