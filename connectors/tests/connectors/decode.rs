@@ -176,8 +176,8 @@ fn raw(rows: &[Row]) -> RawBatch {
         payload: (offset % 17 != 16).then(|| Bytes::from(row.bytes())),
         headers: Vec::new(),
     };
-    let records = rows.iter().zip(0..).map(record).collect();
-    RawBatch { partition: PartitionId(0), records, next_offset: rows.len() as i64 }
+    let records: Vec<RawRecord> = rows.iter().zip(0..).map(record).collect();
+    RawBatch::of(PartitionId(0), &records, rows.len() as i64)
 }
 
 proptest! {

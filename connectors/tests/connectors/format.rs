@@ -14,7 +14,7 @@ use tidemill_connectors::format::json::{Decoded, JsonDecoder, encode};
 use tidemill_contract::{FaultClass, Options, PartitionId, RawBatch, RawRecord};
 
 fn raw(payloads: &[Option<&[u8]>]) -> RawBatch {
-    let records = payloads
+    let records: Vec<RawRecord> = payloads
         .iter()
         .zip(0..)
         .map(|(payload, offset)| RawRecord {
@@ -25,7 +25,7 @@ fn raw(payloads: &[Option<&[u8]>]) -> RawBatch {
             headers: Vec::new(),
         })
         .collect();
-    RawBatch { partition: PartitionId(0), records, next_offset: payloads.len() as i64 }
+    RawBatch::of(PartitionId(0), &records, payloads.len() as i64)
 }
 
 fn texts(payloads: &[&str]) -> RawBatch {

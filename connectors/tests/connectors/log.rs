@@ -40,7 +40,7 @@ fn read_all(reader: &mut KafkaReader, wanted: usize) -> Vec<(i32, RawRecord)> {
         assert!(Instant::now() < deadline, "only {} of {wanted} records came", records.len());
         for partition in reader.partitions() {
             let batch = reader.poll(partition, 500, 1 << 20).unwrap();
-            records.extend(batch.records.into_iter().map(|record| (partition.0, record)));
+            records.extend(batch.records().into_iter().map(|record| (partition.0, record)));
         }
         reader.wait(Duration::from_millis(50));
     }
@@ -164,17 +164,14 @@ async fn limits_of_a_poll_hold_and_nothing_is_forgotten() {
         while next < 50 {
             assert!(Instant::now() < deadline);
             let batch = reader.poll(PartitionId(0), 7, 500).unwrap();
-            assert!(batch.records.len() <= 7);
-            assert!(
-                batch.records.iter().map(|r| r.payload.as_ref().unwrap().len()).sum::<usize>()
-                    <= 700
-            );
-            for record in &batch.records {
-                assert_eq!(record.offset, next);
+            assert!(batch.len() <= 7);
+            assert!(batch.iter().map(|r| r.payload().unwrap().len()).sum::<usize>() <= 700);
+            for record in batch.iter() {
+                assert_eq!(record.offset(), next);
                 next += 1;
             }
             assert_eq!(batch.next_offset, next);
-            if !batch.records.is_empty() {
+            if !batch.is_empty() {
                 // More is queued: waiting must not sleep.
                 let asked = Instant::now();
                 if next < 50 {

@@ -8,7 +8,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field};
-use tidemill_contract::{Error, MetadataColumn, RawBatch, RawRecord, Result};
+use tidemill_contract::{Error, MetadataColumn, RawBatch, RecordView, Result};
 
 /// The column of one metadata field for the rows whose records are given.
 pub(super) fn metadata_column(
@@ -17,20 +17,20 @@ pub(super) fn metadata_column(
     record_index: &[u32],
     raw: &RawBatch,
 ) -> Result<ArrayRef> {
-    let records: Vec<&RawRecord> =
-        record_index.iter().filter_map(|index| raw.records.get(*index as usize)).collect();
+    let records: Vec<RecordView<'_>> =
+        record_index.iter().filter_map(|index| raw.get(*index as usize)).collect();
     let array: ArrayRef = match kind {
         MetadataColumn::Timestamp => Arc::new(TimestampMillisecondArray::from_iter(
-            records.iter().map(|r| (r.timestamp_ms >= 0).then_some(r.timestamp_ms)),
+            records.iter().map(|r| Some(r.timestamp_ms()).filter(|time| *time >= 0)),
         )),
         MetadataColumn::Offset => {
-            Arc::new(Int64Array::from_iter_values(records.iter().map(|r| r.offset)))
+            Arc::new(Int64Array::from_iter_values(records.iter().map(|r| r.offset())))
         }
         MetadataColumn::Partition => {
             Arc::new(Int32Array::from(vec![raw.partition.0; records.len()]))
         }
         MetadataColumn::Key => {
-            Arc::new(BinaryArray::from_iter(records.iter().map(|record| record.key.as_deref())))
+            Arc::new(BinaryArray::from_iter(records.iter().map(|record| record.key())))
         }
         MetadataColumn::Headers => headers(&records, data_type)?,
     };
@@ -42,7 +42,7 @@ pub(super) fn metadata_column(
 }
 
 /// Headers as `MAP<STRING, BYTES>` (or `MAP<STRING, STRING>`); a repeated key keeps its last value.
-fn headers(records: &[&RawRecord], data_type: &DataType) -> Result<ArrayRef> {
+fn headers(records: &[RecordView<'_>], data_type: &DataType) -> Result<ArrayRef> {
     let DataType::Map(entries, _) = data_type else {
         return Err(Error::invalid("TM208", "the headers are a MAP<STRING, BYTES>"));
     };
@@ -59,7 +59,7 @@ fn headers(records: &[&RawRecord], data_type: &DataType) -> Result<ArrayRef> {
         .with_values_field(Field::new(fields[1].name(), DataType::Binary, true));
     for record in records {
         let mut last = std::collections::BTreeMap::new();
-        for (key, value) in &record.headers {
+        for (key, value) in record.headers() {
             last.insert(key, value);
         }
         for (key, value) in last {

@@ -14,7 +14,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef
 use datafusion::common::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use tidemill_contract::{
-    Column, ColumnKind, EventBatch, FaultClass, RawBatch, Result, RowFault, SourceSpec,
+    Column, ColumnKind, EventBatch, FaultClass, RawBatch, RecordView, Result, RowFault, SourceSpec,
 };
 
 use super::metadata::metadata_column;
@@ -122,7 +122,7 @@ impl SourceProgram {
             let times: Vec<i64> = times.iter().flatten().collect();
             event_time = Some(Int64Array::from(times));
         }
-        let offsets = raw.records.iter().map(|record| record.offset).collect();
+        let offsets = raw.iter().map(RecordView::offset).collect();
         let partition = raw.partition;
         let batch = EventBatch { partition, rows, event_time, record_index, offsets };
         Ok((batch, faults))
@@ -202,7 +202,6 @@ fn keep(record_index: &[u32], good: &BooleanArray) -> Vec<u32> {
 
 fn fault(record: u32, raw: &RawBatch, class: FaultClass, reason: String) -> (u32, RowFault) {
     let stage = if class == FaultClass::NoTime { "time" } else { "check" };
-    let payload = raw.records.get(record as usize).and_then(|record| record.payload.clone());
-    let raw = payload.unwrap_or_default();
+    let raw = raw.payload(record);
     (record, RowFault { raw, stage, class, reason })
 }

@@ -45,11 +45,9 @@ fn prepare(rows: &[(Option<i64>, &str)]) -> (EventBatch, Vec<(u32, RowFault)>) {
     let at: ArrayRef = Arc::new(rows.iter().map(|row| row.0).collect::<Int64Array>());
     let amount: ArrayRef = Arc::new(rows.iter().map(|row| Some(row.1)).collect::<StringArray>());
     let physical = RecordBatch::try_new(program.physical_schema(), vec![at, amount]);
-    let raw = RawBatch {
-        partition: PartitionId(3),
-        records: (100..100 + rows.len() as i64).map(record).collect(),
-        next_offset: 100 + rows.len() as i64,
-    };
+    let end = 100 + rows.len() as i64;
+    let records: Vec<RawRecord> = (100..end).map(record).collect();
+    let raw = RawBatch::of(PartitionId(3), &records, end);
     let index = (0..rows.len() as u32).collect();
     program.prepare(&physical.expect("the declared types"), index, &raw).expect("no bug")
 }

@@ -72,12 +72,12 @@ struct Gathering<'a> {
 
 impl<'a> Gathering<'a> {
     fn new(raw: &'a RawBatch) -> Self {
-        let pending = Vec::with_capacity(raw.records.len().min(ROWS_AT_ONCE));
+        let pending = Vec::with_capacity(raw.len().min(ROWS_AT_ONCE));
         Self { raw, parts: Vec::new(), record_index: Vec::new(), faults: Vec::new(), pending }
     }
 
     fn payload(&self, record: u32) -> Bytes {
-        self.raw.records[record as usize].payload.clone().unwrap_or_default()
+        self.raw.payload(record)
     }
 
     fn fault(&mut self, record: u32, stage: &'static str, class: FaultClass, reason: &str) {
@@ -130,8 +130,8 @@ impl JsonDecoder {
     pub fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
         let mut gathering = Gathering::new(raw);
         let mut tombstones = 0;
-        for (record, index) in raw.records.iter().zip(0_u32..) {
-            match &record.payload {
+        for (record, index) in raw.iter().zip(0_u32..) {
+            match record.payload() {
                 Some(payload) => self.read(&mut gathering, payload, index)?,
                 None => tombstones += 1,
             }

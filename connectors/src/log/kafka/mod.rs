@@ -399,7 +399,7 @@ fn scan(
             if before != Some(batch.next_offset) {
                 heard = Instant::now();
             }
-            let fitting = batch.records.into_iter().filter(|record| record.offset < end);
+            let fitting = batch.records().into_iter().filter(|record| record.offset < end);
             records.extend(fitting.map(|record| (partition.0, record)));
             if batch.next_offset < end {
                 still_open.push(partition);

@@ -10,7 +10,6 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
@@ -19,9 +18,9 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
-use tidemill_contract::{Error, LogReader, PartitionId, RawBatch, RawRecord, Result};
+use tidemill_contract::{Error, LogReader, PartitionId, RawBatch, Result};
 
-use super::batch::{Queue, Record};
+use super::batch::Queue;
 use super::contact::Contact;
 use super::failure::{self, Reaction};
 use super::identity::{self, Listener, TopicIdentity};
@@ -46,6 +45,8 @@ pub struct KafkaReader {
     served: Instant,
     position_asked: Instant,
     failed: Option<Error>,
+    /// A batch that was given back.
+    spare: Option<RawBatch>,
 }
 
 struct Partition {
@@ -182,6 +183,7 @@ impl KafkaReader {
             served: now,
             position_asked: now,
             failed: None,
+            spare: None,
         })
     }
 
@@ -312,10 +314,11 @@ impl LogReader for KafkaReader {
                 partition.0, self.topic
             )));
         };
-        let mut page = Page::default();
+        let mut page = self.spare.take().unwrap_or_default();
+        page.reset(partition);
         let mut drained = false;
-        while !drained && page.spans.len() < max_records && page.bytes.len() < max_bytes {
-            let most = (max_records - page.spans.len()).min(RECORDS_AT_ONCE);
+        while !drained && page.len() < max_records && page.bytes() < max_bytes {
+            let most = (max_records - page.len()).min(RECORDS_AT_ONCE);
             let batch = entry.records.take(most);
             drained = batch.len() < most;
             let mut failure = None;
@@ -325,7 +328,12 @@ impl LogReader for KafkaReader {
                     Ok(record) if record.offset() < entry.next_offset => {}
                     Ok(record) => {
                         entry.next_offset = record.offset() + 1;
-                        page.take(record);
+                        page.push(
+                            (record.offset(), record.timestamp_ms()),
+                            record.key(),
+                            record.payload(),
+                            record.headers(),
+                        );
                     }
                     Err(error) => match failure::react(&self.topic, &error) {
                         Reaction::Ignore => {}
@@ -350,11 +358,15 @@ impl LogReader for KafkaReader {
         if !drained {
             // More may be queued and no callback will say so.
             self.shared.signal();
-        } else if page.spans.is_empty() && self.end_offset(partition) > Some(next_offset) {
+        } else if page.is_empty() && self.end_offset(partition) > Some(next_offset) {
             self.skip_to_position(partition.0);
         }
-        let next_offset = self.next_offset(partition).unwrap_or(next_offset);
-        Ok(RawBatch { partition, records: page.records(), next_offset })
+        page.next_offset = self.next_offset(partition).unwrap_or(next_offset);
+        Ok(page)
+    }
+
+    fn recycle(&mut self, batch: RawBatch) {
+        self.spare = Some(batch);
     }
 
     fn wait(&mut self, at_most: Duration) {
@@ -386,52 +398,5 @@ impl LogReader for KafkaReader {
         if let Err(error) = self.consumer.commit(&offsets, CommitMode::Async) {
             tracing::debug!(topic = %self.topic, %error, "progress cannot be reported");
         }
-    }
-}
-
-/// Records of one poll: their bytes lie in one buffer, so a batch costs one allocation.
-#[derive(Default)]
-struct Page {
-    bytes: Vec<u8>,
-    spans: Vec<RecordSpan>,
-}
-
-struct RecordSpan {
-    offset: i64,
-    timestamp_ms: i64,
-    key: Option<(usize, usize)>,
-    payload: Option<(usize, usize)>,
-    headers: Vec<(String, (usize, usize))>,
-}
-
-impl Page {
-    fn take(&mut self, record: Record<'_>) {
-        let key = record.key().map(|bytes| self.copy(bytes));
-        let payload = record.payload().map(|bytes| self.copy(bytes));
-        let headers = record.headers().into_iter();
-        let headers = headers.map(|(name, value)| (name, self.copy(value))).collect();
-        let (offset, timestamp_ms) = (record.offset(), record.timestamp_ms());
-        self.spans.push(RecordSpan { offset, timestamp_ms, key, payload, headers });
-    }
-
-    fn copy(&mut self, bytes: &[u8]) -> (usize, usize) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        (start, self.bytes.len())
-    }
-
-    fn records(self) -> Vec<RawRecord> {
-        let bytes = Bytes::from(self.bytes);
-        let cut = |(start, end): (usize, usize)| bytes.slice(start..end);
-        self.spans
-            .into_iter()
-            .map(|span| RawRecord {
-                offset: span.offset,
-                timestamp_ms: span.timestamp_ms,
-                key: span.key.map(cut),
-                payload: span.payload.map(cut),
-                headers: span.headers.into_iter().map(|(name, at)| (name, cut(at))).collect(),
-            })
-            .collect()
     }
 }

@@ -23,8 +23,8 @@ impl Checker {
     }
 
     /// The faults of those it would not take, each with the index of its record.
-    pub(super) fn faults(&mut self, records: Vec<RawRecord>) -> Result<Vec<(usize, RowFault)>> {
-        let raw = RawBatch { partition: PartitionId(0), records, next_offset: 0 };
+    pub(super) fn faults(&mut self, records: &[RawRecord]) -> Result<Vec<(usize, RowFault)>> {
+        let raw = RawBatch::of(PartitionId(0), records, 0);
         let Decoded { rows, record_index, mut faults, .. } = self.decoder.decode(&raw)?;
         let (batch, more) = self.program.prepare(&rows, record_index, &raw)?;
         faults.extend(more);

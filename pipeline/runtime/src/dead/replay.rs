@@ -199,7 +199,7 @@ fn keep_good(
         payload: Some(candidate.original.payload.clone()),
         headers: candidate.original.headers.clone(),
     });
-    let faults: Vec<(usize, RowFault)> = checker.faults(records.collect())?;
+    let faults: Vec<(usize, RowFault)> = checker.faults(&records.collect::<Vec<_>>())?;
     let bad: HashSet<usize> = faults.iter().map(|(index, _)| *index).collect();
     outcome.still_bad += bad.len() as u64;
     if let Some((index, fault)) = faults.first()

@@ -87,7 +87,7 @@ impl Seen {
     }
 
     fn note(&mut self, record: &RawRecord, done: &BTreeSet<String>) {
-        let Some((unit, row)) = identity(record) else {
+        let Some((unit, row)) = identity(|name| record.header(name)) else {
             return;
         };
         if !done.contains(unit) {
@@ -104,12 +104,9 @@ pub(super) fn headers(unit: &Bytes, row: u64) -> Vec<(String, Bytes)> {
     ]
 }
 
-/// Unit and row of a record some feed wrote, `None` for a record of someone else.
-pub(crate) fn identity(record: &RawRecord) -> Option<(&str, u64)> {
-    let header = |wanted: &str| {
-        record.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value)
-    };
+/// Unit and row of a record some feed wrote, by its headers; `None` for a record of someone else.
+pub(crate) fn identity<'a>(header: impl Fn(&str) -> Option<&'a [u8]>) -> Option<(&'a str, u64)> {
     let unit = std::str::from_utf8(header(UNIT_HEADER)?).ok()?;
-    let row = header(ROW_HEADER)?.as_ref().try_into().ok()?;
+    let row = header(ROW_HEADER)?.try_into().ok()?;
     Some((unit, u64::from_be_bytes(row)))
 }

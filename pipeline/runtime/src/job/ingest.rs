@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::json;
 use tidemill_connectors::{failpoint, format::json::Decoded};
 use tidemill_contract::{
-    Clock, LogReader, PartitionId, RawBatch, Result, RowFault, SystemClock, Watermark,
+    Clock, LogReader, PartitionId, RawBatch, RecordView, Result, RowFault, SystemClock, Watermark,
 };
 use tidemill_sql::{engine::LateRow, parse::Late};
 
@@ -33,13 +33,14 @@ impl Run<'_> {
                 // Fetched before or after: it is read again once the log is known to be the same.
                 return Ok(false);
             }
-            let has_records = !raw.records.is_empty();
+            let has_records = !raw.is_empty();
             if has_records {
                 failpoint::reached("ingest.polled")?;
                 self.ingest(&raw)?;
                 failpoint::reached("ingest.pushed")?;
             }
             self.note_position(&raw);
+            self.reader.recycle(raw);
             if has_records {
                 return Ok(true);
             }
@@ -57,16 +58,16 @@ impl Run<'_> {
         let latest = self.times.latest_believed(SystemClock.now_micros());
         let batch = quarantine_future(batch, raw, latest, &mut faults)?;
 
-        self.records.records += raw.records.len() as u64;
+        self.records.records += raw.len() as u64;
         self.records.tombstones += tombstones;
         if let Some(repeats) = &mut self.repeats {
-            self.records.duplicates += repeats.note(raw.partition.0, &raw.records);
+            self.records.duplicates += repeats.note(raw);
         }
         self.records.dead += faults.len() as u64;
         self.records.rows += batch.rows.num_rows() as u64;
-        self.breaker.observe(raw.records.len() as u64, faults.len() as u64, || {
+        self.breaker.observe(raw.len() as u64, faults.len() as u64, || {
             let (record, fault) = faults.first()?;
-            let offset = raw.records.get(*record as usize)?.offset;
+            let offset = raw.get(*record as usize)?.offset();
             let place = format!("partition {}, offset {offset}", raw.partition.0);
             Some(format!("{place}: {}", fault.class))
         });
@@ -88,8 +89,7 @@ impl Run<'_> {
     fn within_bound(&self, mut raw: RawBatch) -> RawBatch {
         let bound = self.progress.get(&raw.partition.0).and_then(|progress| progress.bound);
         if let Some(bound) = bound.filter(|bound| raw.next_offset > *bound) {
-            raw.records.retain(|record| record.offset < bound);
-            raw.next_offset = bound;
+            raw.cut(bound);
         }
         raw
     }
@@ -98,7 +98,7 @@ impl Run<'_> {
         if let Some(progress) = self.progress.get_mut(&raw.partition.0) {
             // After a bound was lowered below our place nothing moves back.
             progress.next_offset = progress.next_offset.max(raw.next_offset);
-            super::marks::remember(progress, &raw.records);
+            super::marks::remember(progress, raw);
         }
         self.tell_clock(raw.partition);
     }
@@ -120,8 +120,8 @@ impl Run<'_> {
         let now = SystemClock.now_micros();
         for (record, fault) in faults {
             let place = place(raw, *record);
-            let origin = raw.records.get(*record as usize);
-            let payload = quarantine::dead_row(source, &place, origin, fault, now);
+            let origin = raw.get(*record as usize).map(RecordView::to_record);
+            let payload = quarantine::dead_row(source, &place, origin.as_ref(), fault, now);
             let id = sequence_id(&self.config.name, self.ledger.next_epoch(), self.outbox.len());
             self.outbox.push(&target, plain(id, payload))?;
         }
@@ -141,7 +141,7 @@ impl Run<'_> {
                 Some(Late::Keep | Late::Revise(_)) | None => format!("{source}.late"),
             };
             let target = OutboxTarget::Topic { name };
-            let bytes = payload(raw, row.record_index);
+            let bytes = raw.payload(row.record_index);
             let place = place(raw, row.record_index);
             let payload =
                 quarantine::late_row(source, &row.query, &place, &bytes, watermark.0, now);
@@ -157,11 +157,6 @@ fn plain(id: String, payload: Bytes) -> OutboxRecord {
 }
 
 fn place(raw: &RawBatch, record: u32) -> serde_json::Value {
-    let offset = raw.records.get(record as usize).map(|record| record.offset);
+    let offset = raw.get(record as usize).map(RecordView::offset);
     json!({ "partition": raw.partition.0, "offset": offset })
-}
-
-fn payload(raw: &RawBatch, record: u32) -> Bytes {
-    let record = raw.records.get(record as usize);
-    record.and_then(|record| record.payload.clone()).unwrap_or_default()
 }

@@ -5,7 +5,7 @@
 //! of them, and after a cut the newest one that is still the same says from where on the log is
 //! another. It never reads the log itself.
 
-use tidemill_contract::{PartitionProgress, RawRecord, RecordMark};
+use tidemill_contract::{PartitionProgress, RawBatch, RawRecord, RecordMark, RecordView};
 
 /// Each mark may be so many times as far behind the last record as the one after it.
 const SPREAD_LOG2: u32 = 2;
@@ -30,14 +30,15 @@ fn payload_crc(record: &RawRecord) -> u32 {
 }
 
 /// Takes the records of one batch into the marks of their partition.
-pub(super) fn remember(progress: &mut PartitionProgress, records: &[RawRecord]) {
-    let Some(last) = records.last() else { return };
+pub(super) fn remember(progress: &mut PartitionProgress, batch: &RawBatch) {
+    let nth = |index: usize| batch.get(index).map(RecordView::to_record);
+    let Some(last) = batch.len().checked_sub(1).and_then(nth) else { return };
     // Read by versions that know no marks.
-    progress.fingerprint = Some(payload_crc(last));
+    progress.fingerprint = Some(payload_crc(&last));
     progress.fingerprint_offset = Some(last.offset);
     let distances = (0..MARKS_MAX).map(|step| 1_usize << (SPREAD_LOG2 * step));
-    let fresh = distances.map_while(|distance| records.len().checked_sub(distance));
-    let mut fresh: Vec<RecordMark> = fresh.map(|index| mark(&records[index])).collect();
+    let fresh = distances.map_while(|distance| batch.len().checked_sub(distance).and_then(nth));
+    let mut fresh: Vec<RecordMark> = fresh.map(|record| mark(&record)).collect();
     fresh.reverse();
     progress.marks.append(&mut fresh);
     thin(&mut progress.marks, last.offset + 1);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use tidemill_connectors::log::kafka::KafkaLog;
-use tidemill_contract::{RawRecord, Result};
+use tidemill_contract::{RawBatch, Result};
 
 use crate::feed::row_identity;
 
@@ -49,21 +49,24 @@ impl Repeats {
         }
         let mut repeats = Self::default();
         for (partition, record) in log.read_range(topic, &from, &to).await? {
-            repeats.note(partition, std::slice::from_ref(&record));
+            let recent = repeats.partitions.entry(partition).or_default();
+            recent.is_repeat(row_identity(|name| record.header(name)));
         }
         Ok(repeats)
     }
 
     /// Takes the next records of a partition; gives how many of them are repeats.
-    pub(super) fn note(&mut self, partition: i32, records: &[RawRecord]) -> u64 {
-        let recent = self.partitions.entry(partition).or_default();
-        records.iter().filter(|record| recent.is_repeat(record)).count() as u64
+    pub(super) fn note(&mut self, batch: &RawBatch) -> u64 {
+        let recent = self.partitions.entry(batch.partition.0).or_default();
+        let identities = batch.iter().map(|record| row_identity(|name| record.header(name)));
+        identities.filter(|identity| recent.is_repeat(*identity)).count() as u64
     }
 }
 
 impl Recent {
-    fn is_repeat(&mut self, record: &RawRecord) -> bool {
-        let name = row_identity(record).map(|identity| {
+    /// `identity` is that of the next record, `None` for one that no feed wrote.
+    fn is_repeat(&mut self, identity: Option<(&str, u64)>) -> bool {
+        let name = identity.map(|identity| {
             let mut hasher = DefaultHasher::new();
             identity.hash(&mut hasher);
             hasher.finish()

@@ -5,7 +5,6 @@ use arrow::{
     array::{BooleanArray, Int64Array},
     compute::filter_record_batch,
 };
-use bytes::Bytes;
 use tidemill_contract::{Error, EventBatch, FaultClass, Micros, RawBatch, Result, RowFault};
 
 use crate::quarantine::rfc3339;
@@ -45,11 +44,6 @@ pub(crate) fn quarantine_future(
 }
 
 fn fault(raw: &RawBatch, record: u32, time: Micros) -> RowFault {
-    let payload = usize::try_from(record)
-        .ok()
-        .and_then(|record| raw.records.get(record))
-        .and_then(|record| record.payload.clone())
-        .unwrap_or_else(Bytes::new);
     let reason = format!("event time {} lies too far in the future", rfc3339(time));
-    RowFault { raw: payload, stage: "time", class: FaultClass::Future, reason }
+    RowFault { raw: raw.payload(record), stage: "time", class: FaultClass::Future, reason }
 }

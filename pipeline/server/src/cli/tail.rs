@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use tidemill_connectors::log::kafka::{KafkaLog, KafkaReader, KafkaSettings};
-use tidemill_contract::{Error, ErrorKind, LogReader as _, PartitionId, RawRecord};
+use tidemill_contract::{Error, ErrorKind, LogReader as _, PartitionId, RecordView};
 
 use super::Failure;
 use super::signal::Stop;
@@ -79,10 +79,10 @@ fn follow(mut reader: KafkaReader, mut left: usize) -> Result<(), Failure> {
         for &partition in &partitions {
             let batch = reader.poll(partition, POLL_RECORDS.min(left), POLL_BYTES)?;
             let mut out = io::stdout().lock();
-            for record in batch.records.iter().take(left) {
+            for record in batch.iter().take(left) {
                 writeln!(out, "{}", line(record))?;
             }
-            left -= batch.records.len().min(left);
+            left -= batch.len().min(left);
             if left == 0 {
                 return Ok(());
             }
@@ -92,8 +92,8 @@ fn follow(mut reader: KafkaReader, mut left: usize) -> Result<(), Failure> {
 }
 
 /// The payload as text; bytes that are not text are replaced, line breaks become spaces.
-fn line(record: &RawRecord) -> String {
-    match &record.payload {
+fn line(record: RecordView<'_>) -> String {
+    match record.payload() {
         Some(payload) => String::from_utf8_lossy(payload).replace(['\n', '\r'], " "),
         None => "null".to_string(),
     }
