@@ -397,6 +397,21 @@ const PIECES: &[&str] = &[
 ];
 
 proptest::proptest! {
+    /// Few digits are read a quicker way than those with an exponent.
+    #[test]
+    fn decimals_of_few_digits_are_the_same(
+        text in "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,4})?", precision in 1_u8..=38, scale in 0_i8..=4
+    ) {
+        let scale = scale.min(precision as i8);
+        let read = |text: &str| {
+            let rows = decode_one(Field::new("d", DataType::Decimal128(precision, scale), true), text);
+            rows.map(|rows| rows.column(0).as_primitive::<Decimal128Type>().value(0)).ok()
+        };
+        proptest::prop_assert_eq!(read(&text), read(&format!("{text}e0")), "{}", text);
+    }
+}
+
+proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(20_000))]
 
     /// What is taken is what another strict reader takes, and arrow's tape agrees with both.

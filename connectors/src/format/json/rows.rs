@@ -189,7 +189,8 @@ impl RowReader {
     ) -> Option<Option<usize>> {
         let start = scanner.at;
         let rest = payload.get(start..)?;
-        for (index, predicted) in self.layout.iter().enumerate().skip(*place).take(LEFT_OUT_MAX) {
+        for index in *place..*place + LEFT_OUT_MAX {
+            let Some(predicted) = self.layout.get(index) else { break };
             if rest.starts_with(&predicted.key) {
                 *place = index + 1;
                 return scanner.pass_key(predicted.key.len()).then_some(predicted.column);
@@ -220,7 +221,12 @@ impl RowReader {
     ) -> Option<Slot> {
         scanner.skip_space();
         let start = scanner.at;
-        match scanner.peek()? {
+        let first = scanner.peek()?;
+        if scanner.pass_simple() {
+            let quote = usize::from(first == b'"');
+            return Some(Slot::Text(start + quote, scanner.at - quote));
+        }
+        match first {
             b'"' => {
                 let has_escapes = scanner.text().ok()?;
                 if has_escapes && is_wanted {

@@ -113,17 +113,43 @@ impl<'a> Scanner<'a> {
         true
     }
 
+    /// Passes a string without escapes or a whole number that ends where a value may end, the
+    /// usual values; false if it is something else, and nothing is passed.
+    #[inline]
+    pub(super) fn pass_simple(&mut self) -> bool {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let length = match rest {
+            [b'"', text @ ..] => match find_special(text) {
+                Some(length) if text.get(length) == Some(&b'"') => length + 2,
+                _ => return false,
+            },
+            [first @ b'0'..=b'9', ..] => {
+                let digits = rest.iter().position(|byte| !byte.is_ascii_digit());
+                match digits.map(|length| (length, rest.get(length))) {
+                    Some((length, Some(b',' | b'}'))) if *first != b'0' || length == 1 => length,
+                    _ => return false,
+                }
+            }
+            _ => return false,
+        };
+        self.at += length;
+        true
+    }
+
     /// Passes a key and its colon that are known to be well formed; false if there are too many.
+    #[inline]
     pub(super) fn pass_key(&mut self, length: usize) -> bool {
         self.at += length;
         self.keys += 1;
         self.keys <= KEYS_MAX
     }
 
+    #[inline]
     pub(super) fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
+    #[inline]
     pub(super) fn skip_space(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.at += 1;
@@ -359,6 +385,7 @@ fn incomplete<T>() -> Result<T, Flaw> {
 ///
 /// Eight bytes at a time; in each of the three tests a byte that is found has its highest bit set,
 /// and a borrow can only mark bytes above one that is found (Mycroft's test for a zero byte).
+#[inline]
 fn find_special(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::MAX / 0xFF;
     const HIGHEST: u64 = ONES << 7;

@@ -81,8 +81,42 @@ pub(super) fn float(text: &str) -> Result<f64, Misfit> {
     if value.is_finite() { Ok(value) } else { Err(beyond("is not a finite number")) }
 }
 
+/// Digits that a `u64` holds whatever they are.
+const SMALL_DIGITS: usize = 18;
+
+/// A decimal as [`decimal`] reads it, if it is as most are: a few digits, no more of a fraction than
+/// the scale has, no exponent.
+fn small_decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    let (is_negative, digits) = match text.as_bytes() {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    let (mut value, mut seen, mut point) = (0_u64, 0, None);
+    for byte in digits {
+        match byte {
+            b'0'..=b'9' if seen < SMALL_DIGITS => {
+                value = value * 10 + u64::from(byte - b'0');
+                seen += 1;
+            }
+            b'.' if point.is_none() && seen > 0 => point = Some(seen),
+            _ => return None,
+        }
+    }
+    let fraction = seen - point.unwrap_or(seen);
+    if seen == 0 || point.is_some() && fraction == 0 {
+        return None;
+    }
+    let missing = usize::try_from(scale).ok()?.checked_sub(fraction)?;
+    let unscaled = i128::from(value) * 10_i128.checked_pow(u32::try_from(missing).ok()?)?;
+    let fits = unscaled < 10_i128.pow(u32::from(precision.min(38)));
+    fits.then_some(if is_negative { -unscaled } else { unscaled })
+}
+
 /// A decimal as the unscaled integer of the given scale.
 pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, Misfit> {
+    if let Some(small) = small_decimal(text, precision, scale) {
+        return Ok(small);
+    }
     const NOT_A_NUMBER: Misfit = wrong("is not a decimal number");
     const TOO_LARGE: Misfit = beyond("has too many digits");
     let scale = i32::from(scale);
