@@ -11,6 +11,7 @@ pub mod floor;
 pub mod load;
 pub mod measure;
 pub mod orders;
+pub mod receive;
 pub mod report;
 pub mod role;
 

@@ -56,6 +56,7 @@ const TEST_FILE_LINES_MAX: usize = 800;
 const LARGE_FILES: &[(&str, usize)] = &[];
 /// Files with unsafe code, and why there is no other way.
 const UNSAFE: &[(&str, &str)] = &[
+    ("benches/src/receive.rs", "the same for the program that only receives"),
     (
         "connectors/src/log/kafka/batch.rs",
         "records in batches; the client's crate has no such call",
