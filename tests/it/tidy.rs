@@ -184,8 +184,8 @@ fn nothing_is_left_for_later() {
 /// Adding a kind is a new file and one line in a table: no other code may know its name.
 #[test]
 fn unsafe_code_is_listed() {
-    let allows = |path: &String| text(path).contains("allow(unsafe_code");
-    let found: Vec<String> = source_files().into_iter().filter(allows).collect();
+    let allows = |path: &String| text(path).lines().any(|l| l.starts_with("#![allow(unsafe_code"));
+    let found: Vec<String> = files("rs").into_iter().filter(allows).collect();
     let listed: Vec<&str> = UNSAFE.iter().map(|(path, _)| *path).collect();
     assert_eq!(found, listed);
 }

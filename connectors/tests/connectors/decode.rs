@@ -211,3 +211,26 @@ fn plain_rows_are_read_in_one_pass() {
     assert_eq!(decoded.rows.num_rows(), 2);
     assert_eq!(decoder.rows_in_one_pass(), 2);
 }
+
+/// What the decoder remembers of the rows stays small, whoever writes them.
+#[test]
+fn long_keys_are_read_and_not_remembered() {
+    let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
+    let mut decoder = JsonDecoder::new(schema, &Options::default()).unwrap();
+    for row in 0..20 {
+        // Small keys that were there before lead to ever further places.
+        let small: String = (0..row).map(|key| format!("\"k{key}\":0,")).collect();
+        let text = format!("{{{small}\"{}\":1,\"id\":{row}}}", "x".repeat(1 << 20));
+        let record = RawRecord {
+            offset: row,
+            timestamp_ms: 0,
+            key: None,
+            payload: Some(Bytes::from(text)),
+            headers: Vec::new(),
+        };
+        let decoded = decoder.decode(&RawBatch::of(PartitionId(0), &[record], row + 1)).unwrap();
+        assert_eq!((decoded.rows.num_rows(), decoded.faults.len()), (1, 0));
+    }
+    assert_eq!(decoder.rows_in_one_pass(), 20);
+    assert!(format!("{decoder:?}").len() < 100_000, "it remembers a key of a mebibyte");
+}

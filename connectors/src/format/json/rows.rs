@@ -22,6 +22,8 @@ use super::syntax::{PAYLOAD_BYTES_MAX, Scanner};
 
 /// Fields whose place is remembered.
 const LAYOUT_MAX: usize = 1024;
+/// Longest key that is: what is remembered must stay small whoever writes the rows.
+const KEY_BYTES_MAX: usize = 256;
 /// Fields that a row may leave out at one place without a look at the key's text.
 const LEFT_OUT_MAX: usize = 4;
 
@@ -202,14 +204,19 @@ impl RowReader {
         let quoted = key.get(..=key.iter().rposition(|byte| *byte == b'"')?)?;
         let name: Cow<'_, str> = serde_json::from_slice(quoted).ok()?;
         let column = self.by_name.get(name.as_ref()).copied();
-        let predicted = Predicted { key: key.into(), column };
-        if let Some(known) = self.layout.get_mut(*place) {
+        if key.len() <= KEY_BYTES_MAX {
+            self.remember(*place, Predicted { key: key.into(), column });
+        }
+        *place += 1;
+        Some(column)
+    }
+
+    fn remember(&mut self, place: usize, predicted: Predicted) {
+        if let Some(known) = self.layout.get_mut(place) {
             *known = predicted;
         } else if self.layout.len() < LAYOUT_MAX {
             self.layout.push(predicted);
         }
-        *place += 1;
-        Some(column)
     }
 
     /// Passes a value; where its text is, if somebody wants it.
