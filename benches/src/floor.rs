@@ -1,8 +1,9 @@
 //! Roles `a0` and `floor`: what a hand-written program pays.
 //!
 //! `a0` only receives the records, in batches and without a copy: nothing that reads this topic
-//! through librdkafka can be cheaper. `floor` also takes four fields out of the JSON with sonic-rs and groups them in a
-//! hash map, with no watermark, no commit, no file: it only has to be right on a topic that ends.
+//! through librdkafka can be cheaper. `floor` also takes four fields out of the JSON with sonic-rs
+//! and groups them in a hash map, with no watermark, no commit, no file: it only has to be right on a
+//! topic that ends.
 
 use anyhow::{Context as _, Result, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};

@@ -40,7 +40,7 @@ fn read_all(reader: &mut KafkaReader, wanted: usize) -> Vec<(i32, RawRecord)> {
         assert!(Instant::now() < deadline, "only {} of {wanted} records came", records.len());
         for partition in reader.partitions() {
             let batch = reader.poll(partition, 500, 1 << 20).unwrap();
-            records.extend(batch.records().into_iter().map(|record| (partition.0, record)));
+            records.extend(batch.iter().map(|record| (partition.0, record.to_record())));
         }
         reader.wait(Duration::from_millis(50));
     }

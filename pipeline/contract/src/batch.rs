@@ -140,11 +140,6 @@ impl RawBatch {
         self.spans.iter().map(|span| RecordView { batch: self, span })
     }
 
-    /// All of them, each with bytes of its own.
-    pub fn records(&self) -> Vec<RawRecord> {
-        self.iter().map(RecordView::to_record).collect()
-    }
-
     /// The payload of a record as bytes of its own; empty for a tombstone.
     pub fn payload(&self, index: u32) -> Bytes {
         let record = self.get(index as usize);

@@ -62,9 +62,9 @@ fn view(name: &str, of: &str, size: &str, keys: &str, values: &str) -> String {
 fn exploding() -> Vec<(&'static str, String)> {
     let day = "'1' DAY";
     vec![
-        ("keys", view("keys", "bad", day, "id, name,", "count(*) AS n")),
+        ("keys", view("keys", "bad", day, "id, name,", "count(*) AS n, min(at) AS first")),
         ("names", view("names", "bad", day, "name,", "sum(id) AS total, max(name) AS most")),
-        ("agg", view("agg", "bad", day, "", "array_agg(repeat(name, 4)) AS all_names")),
+        ("agg", view("agg", "bad", day, "", "array_agg(repeat(name, 10)) AS all_names")),
         ("texts", view("texts", "bad", day, "", "string_agg(repeat(name, 20), ',') AS joined")),
     ]
 }

@@ -13,11 +13,9 @@ use arrow::array::types::{
     TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanBuilder, GenericStringBuilder, OffsetSizeTrait, PrimitiveArray,
-    StringViewBuilder,
+    ArrayRef, BinaryBuilder, BooleanBuilder, GenericStringBuilder, NullBufferBuilder,
+    OffsetSizeTrait, PrimitiveArray, StringViewBuilder,
 };
-use arrow::buffer::BooleanBuffer;
-use arrow::buffer::NullBuffer;
 use arrow::compute::kernels::cast_utils::Parser;
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::error::ArrowError;
@@ -88,8 +86,7 @@ pub(super) fn cells(data_type: &DataType, epoch: EpochUnit) -> Option<Box<dyn Ce
 /// Values of a fixed width and how to read one.
 struct Primitive<T: ArrowPrimitiveType, F> {
     values: Vec<T::Native>,
-    /// Empty until the first null.
-    valid: Vec<bool>,
+    nulls: NullBufferBuilder,
     parse: F,
     data_type: DataType,
 }
@@ -106,7 +103,7 @@ where
     F: Fn(&str) -> Result<T::Native, Misfit> + Send + 'static,
 {
     fn boxed(data_type: DataType, parse: F) -> Box<dyn Cells> {
-        Box::new(Self { values: Vec::new(), valid: Vec::new(), parse, data_type })
+        Box::new(Self { values: Vec::new(), nulls: NullBufferBuilder::new(0), parse, data_type })
     }
 }
 
@@ -118,26 +115,21 @@ where
     fn push(&mut self, text: &str) -> Result<(), Misfit> {
         let parsed = (self.parse)(text);
         self.values.push(*parsed.as_ref().unwrap_or(&T::Native::default()));
-        if !self.valid.is_empty() {
-            self.valid.push(true);
-        }
+        self.nulls.append_non_null();
         parsed.map(|_| ())
     }
 
     fn push_null(&mut self) {
-        self.valid.resize(self.values.len(), true);
-        self.valid.push(false);
+        self.nulls.append_null();
         self.values.push(T::Native::default());
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         let values = std::mem::take(&mut self.values);
         let rows = values.len();
-        let valid = std::mem::take(&mut self.valid);
-        let nulls = (!valid.is_empty()).then(|| NullBuffer::new(BooleanBuffer::from(valid)));
         // The next batch will be about as long.
         self.values.reserve(rows);
-        let typed = PrimitiveArray::<T>::try_new(values.into(), nulls)?;
+        let typed = PrimitiveArray::<T>::try_new(values.into(), self.nulls.finish())?;
         Ok(Arc::new(typed.with_data_type(self.data_type.clone())))
     }
 }

@@ -23,7 +23,6 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow_json::reader::{Decoder, ReaderBuilder};
-use bytes::Bytes;
 use tidemill_contract::{Error, FaultClass, Options, RawBatch, Result, RowFault};
 
 use convert::Marks;
@@ -76,13 +75,10 @@ impl<'a> Gathering<'a> {
         Self { raw, parts: Vec::new(), record_index: Vec::new(), faults: Vec::new(), pending }
     }
 
-    fn payload(&self, record: u32) -> Bytes {
-        self.raw.payload(record)
-    }
-
     fn fault(&mut self, record: u32, stage: &'static str, class: FaultClass, reason: &str) {
         let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-        self.faults.push((record, RowFault { raw: self.payload(record), stage, class, reason }));
+        self.faults
+            .push((record, RowFault { raw: self.raw.payload(record), stage, class, reason }));
     }
 }
 
@@ -221,7 +217,7 @@ impl JsonDecoder {
     /// Tapes records again that were taped before, on an empty tape.
     fn retry(&mut self, gathering: &mut Gathering<'_>, records: &[u32]) -> Result<()> {
         for record in records {
-            self.feed(&gathering.payload(*record))?;
+            self.feed(&gathering.raw.payload(*record))?;
         }
         self.flush(gathering, records)
     }

@@ -399,8 +399,8 @@ fn scan(
             if before != Some(batch.next_offset) {
                 heard = Instant::now();
             }
-            let fitting = batch.records().into_iter().filter(|record| record.offset < end);
-            records.extend(fitting.map(|record| (partition.0, record)));
+            let fitting = batch.iter().filter(|record| record.offset() < end);
+            records.extend(fitting.map(|record| (partition.0, record.to_record())));
             if batch.next_offset < end {
                 still_open.push(partition);
             }

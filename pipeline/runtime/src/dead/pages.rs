@@ -87,8 +87,8 @@ fn read(
         let end = ends.get(&partition.0).copied().unwrap_or(0);
         let before = reader.next_offset(partition);
         let batch = reader.poll(partition, PAGE_RECORDS, PAGE_BYTES)?;
-        let fitting = batch.records().into_iter().filter(|record| record.offset < end);
-        page.extend(fitting.map(|record| (partition.0, record)));
+        let fitting = batch.iter().filter(|record| record.offset() < end);
+        page.extend(fitting.map(|record| (partition.0, record.to_record())));
         if batch.next_offset >= end {
             open.remove(0);
         }
