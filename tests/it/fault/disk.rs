@@ -140,8 +140,9 @@ struct Node {
 struct State {
     root: PathBuf,
     nodes: Vec<Node>,
-    /// Node and position of each descriptor.
-    open: BTreeMap<i64, (usize, u64, bool)>,
+    /// Position of each descriptor in its file, and whether it appends. The file is part of the
+    /// key: while one thread opens a file, another may still write to the one that had its number.
+    open: BTreeMap<(i64, usize), (u64, bool)>,
 }
 
 fn apply(content: &mut Vec<u8>, change: &Change) {
@@ -217,18 +218,19 @@ impl State {
                     if *truncate {
                         self.change(node, at, Change::Length(0));
                     }
-                    self.open.insert(*fd, (node, 0, *append));
+                    self.open.insert((*fd, node), (0, *append));
                 })
             }
             Call::Write { path, fd, at: place, bytes } => self.find(path).map(|node| {
-                let begin = place.unwrap_or_else(|| match self.open.get(fd) {
-                    Some((open, position, false)) if *open == node => *position,
+                let open = self.open.get_mut(&(*fd, node));
+                let begin = place.unwrap_or(match open {
+                    Some((position, false)) => *position,
                     _ => self.nodes[node].length,
                 });
                 if place.is_none()
-                    && let Some(open) = self.open.get_mut(fd)
+                    && let Some((position, _)) = open
                 {
-                    open.1 = begin + bytes.len() as u64;
+                    *position = begin + bytes.len() as u64;
                 }
                 self.change(node, at, Change::Write(begin, bytes.clone()));
             }),
@@ -388,4 +390,31 @@ fn path_of(hex: &str) -> PathBuf {
 fn unhex(text: &str) -> Vec<u8> {
     let digit = |digit: u8| (digit as char).to_digit(16).unwrap_or(0) as u8;
     text.as_bytes().chunks_exact(4).map(|four| digit(four[2]) << 4 | digit(four[3])).collect()
+}
+
+/// One thread writes to a file while another opens the next, which gets the number that the first
+/// gives back in between: each write is played into its own file, at its own place.
+#[test]
+fn a_descriptor_that_changes_hands_is_played_right() {
+    let hex = |text: &str| text.bytes().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+    let line = |at: u32, call: String, result: &str, took: u32| {
+        format!("1700000000.{at:06} {call} = {result} <0.{took:06}>\n")
+    };
+    let open = |path: &str| format!("openat(AT_FDCWD, \"{}\", O_WRONLY|O_CREAT, 0666)", hex(path));
+    let write = |path: &str, text: &str| {
+        format!("write(5<{}>, \"{}\", {})", hex(path), hex(text), text.len())
+    };
+    let sync = |path: &str| format!("fsync(5<{}>)", hex(path));
+    let folder = tempfile::tempdir().unwrap();
+    let one = line(10, open("/r/old"), "5", 5) + &line(30, write("/r/old", "longer"), "6", 5);
+    let two = line(20, open("/r/new"), "5", 40)
+        + &line(70, write("/r/new", "abc"), "3", 5)
+        + &line(80, sync("/r/new"), "0", 5)
+        + &line(90, format!("fsync(6<{}>)", hex("/r")), "0", 5);
+    std::fs::write(folder.path().join("of.1"), one).unwrap();
+    std::fs::write(folder.path().join("of.2"), two).unwrap();
+    let disk = Disk::read(&folder.path().join("of"), Path::new("/r"));
+    let left = folder.path().join("left");
+    disk.after_cut(1_700_000_000_000_100, &mut Random(1), &left);
+    assert_eq!(std::fs::read_to_string(left.join("new")).unwrap(), "abc");
 }
