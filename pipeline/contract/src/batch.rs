@@ -1,5 +1,8 @@
 //! Batches on their way from the log to the operators.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use arrow_array::{Int64Array, RecordBatch};
 use bytes::Bytes;
 
@@ -27,117 +30,111 @@ impl RawRecord {
     }
 }
 
+/// Where the records of a batch lie. Whoever read them lends them: a record is not copied on its
+/// way to the decoder, and what nobody asks for (most headers) is never looked at.
+pub trait Records: Send {
+    /// How many records there are.
+    fn len(&self) -> usize;
+    /// There is no record.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Offset in the partition; ascending.
+    fn offset(&self, index: usize) -> i64;
+    /// Milliseconds since the epoch; -1 if the log has none.
+    fn timestamp_ms(&self, index: usize) -> i64;
+    /// Key bytes.
+    fn key(&self, index: usize) -> Option<&[u8]>;
+    /// Value bytes; `None` is a tombstone.
+    fn payload(&self, index: usize) -> Option<&[u8]>;
+    /// Headers in order.
+    fn headers(&self, index: usize) -> Vec<(Cow<'_, str>, &[u8])>;
+}
+
+impl Records for Vec<RawRecord> {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+    fn offset(&self, index: usize) -> i64 {
+        self[index].offset
+    }
+    fn timestamp_ms(&self, index: usize) -> i64 {
+        self[index].timestamp_ms
+    }
+    fn key(&self, index: usize) -> Option<&[u8]> {
+        self[index].key.as_deref()
+    }
+    fn payload(&self, index: usize) -> Option<&[u8]> {
+        self[index].payload.as_deref()
+    }
+    fn headers(&self, index: usize) -> Vec<(Cow<'_, str>, &[u8])> {
+        let headers = self[index].headers.iter();
+        headers.map(|(name, value)| (Cow::from(name.as_str()), value.as_ref())).collect()
+    }
+}
+
 /// Consecutive records of one partition, in offset order.
-///
-/// Their bytes lie in one buffer, which is used again for the next batch: a record costs no
-/// allocation.
-#[derive(Debug, Clone, Default)]
 pub struct RawBatch {
     /// The partition all records are of.
     pub partition: PartitionId,
     /// Next offset to read after this batch (may exceed the last record's offset + 1 where the log
     /// has compaction gaps or control records).
     pub next_offset: i64,
-    spans: Vec<Span>,
-    /// Of each record the key, then the payload, then the values of its headers.
-    bytes: Vec<u8>,
-    /// Names of headers and how long their values are.
-    headers: Vec<(String, usize)>,
+    records: Box<dyn Records>,
+    /// How many of them count: those after a cut do not.
+    length: usize,
 }
 
-/// Where a record lies.
-#[derive(Debug, Clone, Copy)]
-struct Span {
-    offset: i64,
-    timestamp_ms: i64,
-    start: usize,
-    key: Option<u32>,
-    payload: Option<u32>,
-    /// Its headers: the first, and how many.
-    headers: (usize, usize),
+impl fmt::Debug for RawBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (partition, next) = (self.partition.0, self.next_offset);
+        write!(f, "{} records of partition {partition} before offset {next}", self.length)
+    }
 }
 
 /// A record of a batch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct RecordView<'a> {
-    batch: &'a RawBatch,
-    span: &'a Span,
+    records: &'a dyn Records,
+    index: usize,
+}
+
+impl fmt::Debug for RecordView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_record().fmt(f)
+    }
 }
 
 impl RawBatch {
     /// A batch of these records.
+    pub fn new(partition: PartitionId, records: Box<dyn Records>, next_offset: i64) -> Self {
+        let length = records.len();
+        Self { partition, next_offset, records, length }
+    }
+
+    /// A batch of copies of these records.
     pub fn of(partition: PartitionId, records: &[RawRecord], next_offset: i64) -> Self {
-        let mut batch = Self { partition, next_offset, ..Self::default() };
-        for record in records {
-            let headers = record.headers.iter();
-            batch.push(
-                (record.offset, record.timestamp_ms),
-                record.key.as_deref(),
-                record.payload.as_deref(),
-                headers.map(|(name, value)| (name.clone(), value.as_ref())),
-            );
-        }
-        batch
-    }
-
-    /// Makes it an empty batch of a partition; its memory stays.
-    pub fn reset(&mut self, partition: PartitionId) {
-        (self.partition, self.next_offset) = (partition, 0);
-        self.spans.clear();
-        self.bytes.clear();
-        self.headers.clear();
-    }
-
-    /// Adds a record: offset and timestamp, key, payload, headers in order. A key or payload of
-    /// more than `u32::MAX` bytes, which no log has, counts as none.
-    pub fn push<'h>(
-        &mut self,
-        (offset, timestamp_ms): (i64, i64),
-        key: Option<&[u8]>,
-        payload: Option<&[u8]>,
-        headers: impl IntoIterator<Item = (String, &'h [u8])>,
-    ) {
-        let start = self.bytes.len();
-        let key = key.and_then(|bytes| self.put(bytes));
-        let payload = payload.and_then(|bytes| self.put(bytes));
-        let first = self.headers.len();
-        for (name, value) in headers {
-            self.bytes.extend_from_slice(value);
-            self.headers.push((name, value.len()));
-        }
-        let headers = (first, self.headers.len() - first);
-        self.spans.push(Span { offset, timestamp_ms, start, key, payload, headers });
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Option<u32> {
-        let length = u32::try_from(bytes.len()).ok()?;
-        self.bytes.extend_from_slice(bytes);
-        Some(length)
+        Self::new(partition, Box::new(records.to_vec()), next_offset)
     }
 
     /// How many records there are.
     pub fn len(&self) -> usize {
-        self.spans.len()
+        self.length
     }
 
     /// There is no record.
     pub fn is_empty(&self) -> bool {
-        self.spans.is_empty()
-    }
-
-    /// Bytes of all records together.
-    pub fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.length == 0
     }
 
     /// One record.
     pub fn get(&self, index: usize) -> Option<RecordView<'_>> {
-        self.spans.get(index).map(|span| RecordView { batch: self, span })
+        (index < self.length).then(|| RecordView { records: &*self.records, index })
     }
 
     /// All of them in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = RecordView<'_>> {
-        self.spans.iter().map(|span| RecordView { batch: self, span })
+        (0..self.length).map(|index| RecordView { records: &*self.records, index })
     }
 
     /// The payload of a record as bytes of its own; empty for a tombstone.
@@ -148,8 +145,9 @@ impl RawBatch {
 
     /// Takes out the records from an offset on, and reads on there.
     pub fn cut(&mut self, offset: i64) {
-        let kept = self.spans.partition_point(|span| span.offset < offset);
-        self.spans.truncate(kept);
+        while self.length > 0 && self.records.offset(self.length - 1) >= offset {
+            self.length -= 1;
+        }
         self.next_offset = offset;
     }
 }
@@ -157,56 +155,39 @@ impl RawBatch {
 impl<'a> RecordView<'a> {
     /// Offset in the partition.
     pub fn offset(self) -> i64 {
-        self.span.offset
+        self.records.offset(self.index)
     }
 
     /// Record timestamp, milliseconds since the epoch; -1 if the log has none.
     pub fn timestamp_ms(self) -> i64 {
-        self.span.timestamp_ms
+        self.records.timestamp_ms(self.index)
     }
 
     /// Key bytes.
     pub fn key(self) -> Option<&'a [u8]> {
-        self.bytes(0, self.span.key?)
+        self.records.key(self.index)
     }
 
     /// Value bytes; `None` is a tombstone.
     pub fn payload(self) -> Option<&'a [u8]> {
-        self.bytes(self.span.key.unwrap_or(0), self.span.payload?)
-    }
-
-    fn bytes(self, skipped: u32, length: u32) -> Option<&'a [u8]> {
-        let start = self.span.start + skipped as usize;
-        self.batch.bytes.get(start..start + length as usize)
+        self.records.payload(self.index)
     }
 
     /// Headers in order.
-    pub fn headers(self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
-        let before = self.span.key.unwrap_or(0) as usize + self.span.payload.unwrap_or(0) as usize;
-        let mut at = self.span.start + before;
-        let (first, count) = self.span.headers;
-        let headers = self.batch.headers.get(first..first + count).unwrap_or_default();
-        headers.iter().map(move |(name, length)| {
-            let value = self.batch.bytes.get(at..at + length).unwrap_or_default();
-            at += length;
-            (name.as_str(), value)
-        })
-    }
-
-    /// The first header with this name.
-    pub fn header(self, name: &str) -> Option<&'a [u8]> {
-        self.headers().find(|(own, _)| *own == name).map(|(_, value)| value)
+    pub fn headers(self) -> Vec<(Cow<'a, str>, &'a [u8])> {
+        self.records.headers(self.index)
     }
 
     /// The record with bytes of its own.
     pub fn to_record(self) -> RawRecord {
         let own = Bytes::copy_from_slice;
+        let headers = self.headers().into_iter();
         RawRecord {
             offset: self.offset(),
             timestamp_ms: self.timestamp_ms(),
             key: self.key().map(own),
             payload: self.payload().map(own),
-            headers: self.headers().map(|(name, value)| (name.to_owned(), own(value))).collect(),
+            headers: headers.map(|(name, value)| (name.into_owned(), own(value))).collect(),
         }
     }
 }

@@ -19,7 +19,7 @@ pub mod source;
 pub mod time;
 
 pub use alert::{AlertEvent, AlertStatus, Severity};
-pub use batch::{EventBatch, RawBatch, RawRecord, RecordView};
+pub use batch::{EventBatch, RawBatch, RawRecord, RecordView, Records};
 pub use commit::{Commit, Origin, OutboxFile, PartitionProgress, RevisedTable, Split, StagedFile};
 pub use emission::{Emission, EmissionKind, WindowBounds};
 pub use error::{Error, ErrorKind, Result, Span, panic_text};

@@ -39,10 +39,6 @@ pub trait LogReader: Send {
         max_records: usize,
         max_bytes: usize,
     ) -> Result<RawBatch>;
-    /// Gives a batch back, so that the next one needs no memory of its own.
-    fn recycle(&mut self, batch: RawBatch) {
-        drop(batch);
-    }
     /// Waits until some partition may have records, or the time is over.
     fn wait(&mut self, at_most: Duration);
     /// The end offset (exclusive) last heard from the broker, `None` if not heard yet.

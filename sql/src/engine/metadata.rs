@@ -59,9 +59,7 @@ fn headers(records: &[RecordView<'_>], data_type: &DataType) -> Result<ArrayRef>
         .with_values_field(Field::new(fields[1].name(), DataType::Binary, true));
     for record in records {
         let mut last = std::collections::BTreeMap::new();
-        for (key, value) in record.headers() {
-            last.insert(key, value);
-        }
+        last.extend(record.headers());
         for (key, value) in last {
             builder.keys().append_value(key);
             builder.values().append_value(value);

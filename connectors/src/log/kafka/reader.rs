@@ -18,7 +18,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
-use tidemill_contract::{Error, LogReader, PartitionId, RawBatch, Result};
+use tidemill_contract::{Error, LogReader, PartitionId, RawBatch, Records as _, Result};
 
 use super::batch::Queue;
 use super::contact::Contact;
@@ -45,8 +45,6 @@ pub struct KafkaReader {
     served: Instant,
     position_asked: Instant,
     failed: Option<Error>,
-    /// A batch that was given back.
-    spare: Option<RawBatch>,
 }
 
 struct Partition {
@@ -183,7 +181,6 @@ impl KafkaReader {
             served: now,
             position_asked: now,
             failed: None,
-            spare: None,
         })
     }
 
@@ -314,37 +311,29 @@ impl LogReader for KafkaReader {
                 partition.0, self.topic
             )));
         };
-        let mut page = self.spare.take().unwrap_or_default();
-        page.reset(partition);
-        let mut drained = false;
-        while !drained && page.len() < max_records && page.bytes() < max_bytes {
-            let most = (max_records - page.len()).min(RECORDS_AT_ONCE);
-            let batch = entry.records.take(most);
-            drained = batch.len() < most;
-            let mut failure = None;
-            for record in batch.iter() {
-                match record {
+        let mut batch = entry.records.batch();
+        let (mut bytes, mut drained) = (0, false);
+        while !drained && batch.len() < max_records && bytes < max_bytes {
+            let first = batch.len();
+            let most = (max_records - first).min(RECORDS_AT_ONCE);
+            drained = entry.records.take(most, &mut batch) < most;
+            let next_offset = &mut entry.next_offset;
+            let topic = &self.topic;
+            let failure = batch.sort_out(
+                first,
+                |offset| {
                     // A record seen before (after a reconnect) must not come twice.
-                    Ok(record) if record.offset() < entry.next_offset => {}
-                    Ok(record) => {
-                        entry.next_offset = record.offset() + 1;
-                        page.push(
-                            (record.offset(), record.timestamp_ms()),
-                            record.key(),
-                            record.payload(),
-                            record.headers(),
-                        );
+                    let is_new = offset >= *next_offset;
+                    if is_new {
+                        *next_offset = offset + 1;
                     }
-                    Err(error) => match failure::react(&self.topic, &error) {
-                        Reaction::Ignore => {}
-                        reaction => {
-                            failure = Some(reaction);
-                            break;
-                        }
-                    },
-                }
-            }
-            drop(batch);
+                    is_new
+                },
+                |error| match failure::react(topic, &error) {
+                    Reaction::Ignore => None,
+                    reaction => Some(reaction),
+                },
+            );
             match failure {
                 Some(Reaction::OutOfRange) => {
                     let asked = entry.next_offset;
@@ -353,20 +342,17 @@ impl LogReader for KafkaReader {
                 Some(Reaction::Fail(error)) => return Err(error),
                 Some(Reaction::Ignore) | None => {}
             }
+            bytes += batch.bytes(first);
         }
         let next_offset = entry.next_offset;
         if !drained {
             // More may be queued and no callback will say so.
             self.shared.signal();
-        } else if page.is_empty() && self.end_offset(partition) > Some(next_offset) {
+        } else if batch.is_empty() && self.end_offset(partition) > Some(next_offset) {
             self.skip_to_position(partition.0);
         }
-        page.next_offset = self.next_offset(partition).unwrap_or(next_offset);
-        Ok(page)
-    }
-
-    fn recycle(&mut self, batch: RawBatch) {
-        self.spare = Some(batch);
+        let next_offset = self.next_offset(partition).unwrap_or(next_offset);
+        Ok(RawBatch::new(partition, Box::new(batch), next_offset))
     }
 
     fn wait(&mut self, at_most: Duration) {

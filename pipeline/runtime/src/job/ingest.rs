@@ -40,7 +40,6 @@ impl Run<'_> {
                 failpoint::reached("ingest.pushed")?;
             }
             self.note_position(&raw);
-            self.reader.recycle(raw);
             if has_records {
                 return Ok(true);
             }

@@ -58,8 +58,14 @@ impl Repeats {
     /// Takes the next records of a partition; gives how many of them are repeats.
     pub(super) fn note(&mut self, batch: &RawBatch) -> u64 {
         let recent = self.partitions.entry(batch.partition.0).or_default();
-        let identities = batch.iter().map(|record| row_identity(|name| record.header(name)));
-        identities.filter(|identity| recent.is_repeat(*identity)).count() as u64
+        let mut repeats = 0;
+        for record in batch.iter() {
+            let headers = record.headers();
+            let header = |name: &str| headers.iter().find(|(own, _)| own == name);
+            let identity = row_identity(|name| header(name).map(|(_, value)| *value));
+            repeats += u64::from(recent.is_repeat(identity));
+        }
+        repeats
     }
 }
 
