@@ -129,7 +129,8 @@ impl RawBatch {
 
     /// One record.
     pub fn get(&self, index: usize) -> Option<RecordView<'_>> {
-        (index < self.length).then(|| RecordView { records: &*self.records, index })
+        let view = RecordView { records: &*self.records, index };
+        (index < self.length).then_some(view)
     }
 
     /// All of them in order.

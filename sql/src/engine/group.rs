@@ -24,7 +24,11 @@ use super::rows::{Rows, batch_of, evaluate, run_finite, run_steps};
 use super::store::{Prepared, SliceStore};
 use super::{LateRow, NextToClose, QueryCounters};
 use crate::plan::{Aggregate, OutputColumn, Windowed};
-use crate::window::Grid;
+use crate::window::{Grid, WindowSpec};
+
+/// Windows in which a row lies from which on they are merged as they move: for fewer, merging all
+/// slices costs no more.
+const RUNNING_OVERLAP: i64 = 4;
 
 /// Rows emitted by one query for one window.
 pub(crate) struct Closed {
@@ -45,12 +49,22 @@ pub(crate) struct Client {
     pub(crate) schema: SchemaRef,
     /// Index in the store of each of the query's aggregates.
     aggregates: Vec<usize>,
+    /// Index in the store of the running merge for its windows, if they overlap enough.
+    running: Option<usize>,
+    /// No window ends after `closed` and before this.
+    next_edge: Micros,
     /// For how long after its end a window is revised.
     pub(super) revise: Option<Micros>,
     pub(crate) counters: QueryCounters,
 }
 
 impl Client {
+    /// The first edge of a window after this time; far from any window it is not known.
+    fn edge_after(&self, time: Micros) -> Micros {
+        let is_near = time.unsigned_abs() < Micros::MAX.unsigned_abs() / 2;
+        if is_near { self.grid().edge_after(time) } else { Micros::MIN }
+    }
+
     pub(super) fn grid(&self) -> &dyn Grid {
         self.plan.window.grid()
     }
@@ -60,6 +74,8 @@ impl Client {
 pub(crate) struct Group {
     pub(crate) sharing: String,
     pub(crate) clients: Vec<Client>,
+    /// The different windows of the queries.
+    pub(super) windows: BTreeMap<String, WindowSpec>,
     pub(crate) store: SliceStore,
     /// All windows with `end <= closed` have been emitted.
     pub(crate) closed: Watermark,
@@ -78,6 +94,7 @@ impl Group {
         Ok(Self {
             sharing: plan.sharing.clone(),
             clients: Vec::new(),
+            windows: BTreeMap::new(),
             store: SliceStore::new(Arc::clone(&plan.key_schema))?,
             closed: Watermark::MIN,
             behind,
@@ -93,17 +110,26 @@ impl Group {
         plan: &Arc<Windowed>,
         schema: &SchemaRef,
         revise: Option<Micros>,
-    ) {
-        let aggregates =
+    ) -> Result<()> {
+        let aggregates: Vec<usize> =
             plan.aggregates.iter().map(|item| self.store.aggregate_index(item)).collect();
+        let running = if plan.window.overlap() >= RUNNING_OVERLAP {
+            self.store.running_index(plan.window.to_string(), &aggregates)?
+        } else {
+            None
+        };
+        self.windows.entry(plan.window.to_string()).or_insert_with(|| plan.window.clone());
         self.clients.push(Client {
             query: query.to_owned(),
             plan: Arc::clone(plan),
             schema: Arc::clone(schema),
             aggregates,
+            running,
+            next_edge: Micros::MIN,
             revise,
             counters: QueryCounters::default(),
         });
+        Ok(())
     }
 
     /// The names of the group's queries.
@@ -217,42 +243,6 @@ impl Group {
         batch_of(&schema, columns, rows)
     }
 
-    /// The slices the rows fall into; `None` instead of a list means all rows.
-    fn assign(&self, time: &Int64Array) -> Vec<((Micros, Micros), Option<UInt32Array>)> {
-        let times = time.values();
-        let (mut least, mut most) = (Micros::MAX, Micros::MIN);
-        for value in times {
-            least = least.min(*value);
-            most = most.max(*value);
-        }
-        let mut current = self.slice_around(least);
-        if most < current.1 {
-            return vec![(current, None)];
-        }
-        let mut members: BTreeMap<(Micros, Micros), Vec<u32>> = BTreeMap::new();
-        let mut pending: Vec<u32> = Vec::new();
-        for (row, value) in times.iter().enumerate() {
-            if *value < current.0 || *value >= current.1 {
-                members.entry(current).or_default().append(&mut pending);
-                current = self.slice_around(*value);
-            }
-            pending.push(row as u32);
-        }
-        members.entry(current).or_default().append(&mut pending);
-        members.retain(|_, rows| !rows.is_empty());
-        members.into_iter().map(|(bounds, rows)| (bounds, Some(rows.into()))).collect()
-    }
-
-    fn slice_around(&self, time: Micros) -> (Micros, Micros) {
-        let mut start = Micros::MIN;
-        let mut end = Micros::MAX;
-        for client in &self.clients {
-            start = start.max(client.grid().edge_at_or_before(time));
-            end = end.min(client.grid().edge_after(time));
-        }
-        (start, end)
-    }
-
     /// Counts the rows of a slice for each query; true if any query still has a window for them.
     fn judge(
         &mut self,
@@ -309,14 +299,26 @@ impl Group {
             return Ok(Vec::new());
         }
         let mut closed = self.revise_before(watermark)?;
+        // By time first: queries with the same window move its running merge on together.
+        let mut ending = Vec::new();
         for client in 0..self.clients.len() {
-            for window in self.ending(client, self.closed.0, watermark.0) {
-                let emitted = self.emit(client, window)?;
-                let rows = emitted.as_ref().map_or(0, |closed| closed.rows.num_rows());
-                let from = self.write_receipt(client, window, rows, false);
-                closed.extend(emitted.map(|closed| Closed { from, ..closed }));
+            if self.clients[client].next_edge > watermark.0 {
+                continue;
             }
+            let windows = self.ending(client, self.closed.0, watermark.0).into_iter();
+            ending.extend(windows.map(|window| (window.end, window.start, client)));
+            self.clients[client].next_edge = self.clients[client].edge_after(watermark.0);
         }
+        ending.sort_unstable();
+        let mut by_client: Vec<Vec<Closed>> = self.clients.iter().map(|_| Vec::new()).collect();
+        for (end, start, client) in ending {
+            let window = WindowBounds { start, end };
+            let emitted = self.emit_rows(client, window, true)?;
+            let rows = emitted.as_ref().map_or(0, |closed| closed.rows.num_rows());
+            let from = self.write_receipt(client, window, rows, false);
+            by_client[client].extend(emitted.map(|closed| Closed { from, ..closed }));
+        }
+        closed.extend(by_client.into_iter().flatten());
         self.closed = watermark;
         let clients = &self.clients;
         let dropped = caught(|| {
@@ -379,18 +381,36 @@ impl Group {
         windows
     }
 
+    /// The rows of a window as they stand.
     pub(super) fn emit(
         &mut self,
         client: usize,
         window: WindowBounds,
     ) -> Result<Option<Closed>, Fault> {
-        let emitted = caught(|| self.rows_of(client, window));
+        self.emit_rows(client, window, false)
+    }
+
+    fn emit_rows(
+        &mut self,
+        client: usize,
+        window: WindowBounds,
+        is_next: bool,
+    ) -> Result<Option<Closed>, Fault> {
+        let emitted = caught(|| self.rows_of(client, window, is_next));
         emitted.map_err(|fault| fault.of([self.clients[client].query.clone()]))
     }
 
-    fn rows_of(&mut self, client: usize, window: WindowBounds) -> Result<Option<Closed>> {
+    /// `is_next` says that of the client's windows only those that end later are asked for from now
+    /// on, so that its running merge can go there.
+    fn rows_of(
+        &mut self,
+        client: usize,
+        window: WindowBounds,
+        is_next: bool,
+    ) -> Result<Option<Closed>> {
         let client = &self.clients[client];
-        let Some((keys, values)) = self.store.window(window, &client.aggregates)? else {
+        let running = client.running.filter(|_| is_next);
+        let Some((keys, values)) = self.store.window(window, &client.aggregates, running)? else {
             return Ok(None);
         };
         let plan = &client.plan;

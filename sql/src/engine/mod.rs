@@ -8,14 +8,17 @@
 //! between calls and restored into an engine built from the same queries gives the same future.
 //! How many revisions a window has depends on when they are asked for; the last one does not.
 
+mod assign;
 mod fault;
 mod group;
 mod keys;
+mod merge;
 mod metadata;
 mod program;
 mod receipt;
 mod revise;
 mod rows;
+mod running;
 mod slice;
 mod state;
 mod store;
@@ -171,7 +174,8 @@ impl Engine {
                         Late::Revise(horizon) => Some(horizon),
                         _ => None,
                     };
-                    readers.groups[index].join(name, windowed, &query.schema, revise);
+                    let group = &mut readers.groups[index];
+                    group.join(name, windowed, &query.schema, revise).map_err(wrap)?;
                 }
             }
         }

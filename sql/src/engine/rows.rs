@@ -153,7 +153,7 @@ fn sort(
                 columns.push(SortColumn { values: Arc::clone(column), options: None });
             }
         }
-        let order = lexsort_to_indices(&columns, None)?;
+        let order = lexsort_to_indices(&columns, keep.map(|keep| keep.saturating_add(skip)))?;
         sorted = take_record_batch(batch, &order)?;
     }
     let skip = skip.min(sorted.num_rows());

@@ -115,10 +115,19 @@ impl Partials {
 
     /// Adds a chunk; `aggregates` says which of the chunk's aggregates the accumulators are.
     pub(crate) fn merge(&mut self, chunk: &Chunk, aggregates: &[usize]) -> Result<()> {
-        let indices = self.indices(chunk.ids.values());
+        self.merge_states(&chunk.ids, aggregates.iter().map(|index| &chunk.states[*index]))
+    }
+
+    /// Adds for each accumulator the state of these keys.
+    pub(crate) fn merge_states<'a>(
+        &mut self,
+        ids: &UInt32Array,
+        states: impl Iterator<Item = &'a Vec<ArrayRef>>,
+    ) -> Result<()> {
+        let indices = self.indices(ids.values());
         let keys = self.ids.len();
-        for (accumulator, aggregate) in self.accumulators.iter_mut().zip(aggregates) {
-            accumulator.merge_batch(&chunk.states[*aggregate], &indices, keys)?;
+        for (accumulator, state) in self.accumulators.iter_mut().zip(states) {
+            accumulator.merge_batch(state, &indices, keys)?;
         }
         Ok(())
     }
@@ -183,6 +192,24 @@ impl Slice {
             first -= 1;
             rows += self.chunks[first].ids.len();
         }
+        self.merge_chunks(first, aggregates)
+    }
+
+    /// Turns everything into one chunk.
+    pub(crate) fn seal_whole(&mut self, aggregates: &[Aggregate]) -> Result<()> {
+        if let Some(live) = self.live.take() {
+            self.chunks.push(live.seal()?);
+        }
+        self.merge_chunks(0, aggregates)
+    }
+
+    /// Is one chunk, or empty.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.live.is_none() && self.chunks.len() <= 1
+    }
+
+    /// Makes one chunk of those from `first` on.
+    fn merge_chunks(&mut self, first: usize, aggregates: &[Aggregate]) -> Result<()> {
         if first + 1 < self.chunks.len() {
             let all: Vec<usize> = (0..aggregates.len()).collect();
             let mut merged = Partials::new(aggregates)?;

@@ -11,6 +11,7 @@ use tidemill_contract::{Micros, WindowBounds};
 
 use super::keys::KeyStore;
 use super::receipt::Provenance;
+use super::running::Running;
 use super::slice::{Partials, Slice};
 use crate::plan::Aggregate;
 
@@ -25,6 +26,8 @@ pub(crate) struct SliceStore {
     pub(crate) slices: BTreeMap<Micros, Slice>,
     /// Live keys when they were last counted.
     live_keys: usize,
+    /// For each declaration of an overlapping window its running merge.
+    pub(super) running: Vec<(String, Running)>,
 }
 
 /// Rows of one batch, ready to be added: evaluated once for all slices.
@@ -62,6 +65,7 @@ impl SliceStore {
             keys: KeyStore::new(key_schema)?,
             slices: BTreeMap::new(),
             live_keys: 0,
+            running: Vec::new(),
         })
     }
 
@@ -102,9 +106,17 @@ impl SliceStore {
         }
     }
 
-    /// Bytes held by keys and slices.
+    /// Bytes held by keys, slices and running merges.
     pub(crate) fn bytes(&self) -> usize {
-        self.keys.bytes() + self.slices.values().map(Slice::bytes).sum::<usize>()
+        self.keys.bytes() + self.slice_bytes() + self.running_bytes()
+    }
+
+    pub(super) fn slice_bytes(&self) -> usize {
+        self.slices.values().map(Slice::bytes).sum()
+    }
+
+    pub(super) fn running_bytes(&self) -> usize {
+        self.running.iter().map(|(_, running)| running.bytes()).sum()
     }
 
     /// Bytes held by the slices of a window.
@@ -112,41 +124,14 @@ impl SliceStore {
         self.slices.range(window.start..window.end).map(|(_, slice)| slice.bytes()).sum()
     }
 
-    /// Key columns and final aggregate values of a window, `None` if it holds no row.
-    pub(crate) fn window(
-        &mut self,
-        window: WindowBounds,
-        aggregates: &[usize],
-    ) -> Result<Option<(Vec<ArrayRef>, Vec<ArrayRef>)>> {
-        let chosen = aggregates.iter().map(|index| &self.aggregates[*index]);
-        let mut merged = Partials::new(chosen)?;
-        let mut any = false;
-        for slice in self.slices.range_mut(window.start..window.end).map(|(_, slice)| slice) {
-            slice.seal(&self.aggregates)?;
-            for chunk in &slice.chunks {
-                any = true;
-                merged.merge(chunk, aggregates)?;
-            }
-        }
-        if !any {
-            return Ok(None);
-        }
-        let (ids, values) = merged.finish()?;
-        Ok(Some((self.keys.take(&ids)?, values)))
-    }
-
-    /// Seals every slice, so that only chunks remain.
-    pub(crate) fn seal(&mut self) -> Result<()> {
-        for slice in self.slices.values_mut() {
-            slice.seal(&self.aggregates)?;
-        }
-        Ok(())
-    }
-
-    /// Drops the slices for which `dead` is true; forgets keys when most of them are dead.
+    /// Drops the oldest slices, those for which `dead` is true; forgets keys when most of them are
+    /// dead.
     pub(crate) fn drop_slices(&mut self, dead: impl Fn(Micros) -> bool) -> Result<()> {
         let before = self.slices.len();
-        self.slices.retain(|start, _| !dead(*start));
+        while let Some(oldest) = self.slices.first_entry().filter(|slice| dead(*slice.key())) {
+            let (start, slice) = oldest.remove_entry();
+            self.leave_running(start, &slice)?;
+        }
         let worth = self.keys.len() > KEYS_MIN && self.keys.len() > 2 * self.live_keys;
         if self.slices.len() < before && worth {
             self.forget_dead_keys()?;
@@ -167,6 +152,7 @@ impl SliceStore {
         if live.len() * 2 > used.len() {
             return Ok(());
         }
+        self.running.iter_mut().for_each(|(_, running)| running.clear());
         let renumbered = self.keys.retain(&UInt32Array::from(live))?;
         for slice in self.slices.values_mut() {
             slice.renumber(&renumbered);

@@ -76,6 +76,16 @@ pub(crate) const CASES: &[Case] = &[
         span: 5 * MINUTE,
     },
     Case {
+        clause: "TABLE(HOP(TABLE s, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '10' MINUTE))",
+        windows: |from, to| hop(10_000_000, 10 * MINUTE, 0, from, to),
+        span: 25 * MINUTE,
+    },
+    Case {
+        clause: "HOP(s, ts, INTERVAL '45 seconds', INTERVAL '5 minutes', INTERVAL '7 seconds')",
+        windows: |from, to| hop(45_000_000, 5 * MINUTE, 7_000_000, from, to),
+        span: 20 * MINUTE,
+    },
+    Case {
         clause: "HOP(s, ts, INTERVAL '4 minutes', INTERVAL '10 minutes')",
         windows: |from, to| hop(4 * MINUTE, 10 * MINUTE, 0, from, to),
         span: 40 * MINUTE,
