@@ -4,10 +4,10 @@ use anyhow::{Context as _, Result, bail};
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal128Type, Int64Type, TimeUnit};
-use tidemill_runtime::{Pipeline, Settings, StatementResult};
+use tidemill_runtime::{Pipeline, StatementResult};
 
 use crate::load::topic;
-use crate::measure::Stopwatch;
+use crate::product::{self, Clock};
 use crate::{Digest, Measured};
 
 /// Which columns the source declares.
@@ -29,45 +29,33 @@ const TWELVE: &str = "order_id TEXT, customer_id TEXT, product_id TEXT, category
 /// # Errors
 /// If anything fails on the way.
 pub fn run(brokers: &str, orders: u64, declared: Declared) -> Result<Measured> {
-    let folder = tempfile::Builder::new().prefix("tidemill-bench-a-").tempdir()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let watch = Stopwatch::start()?;
-        let pipeline = Pipeline::open(Settings {
-            data_dir: folder.path().to_path_buf(),
-            kafka_brokers: Some(brokers.to_string()),
-            ..Settings::default()
-        })
-        .await?;
-        pipeline.execute(&script(orders, declared)).await?;
-        pipeline.start().await?;
-        if !pipeline.wait_drained().await? {
-            bail!("the source is not bounded");
-        }
-        let mut measured = watch.stop()?;
-        measured.digest = Some(answer(&pipeline).await?);
-        pipeline.stop().await?;
-        Ok(measured)
-    })
+    let script = script(&topic(orders), declared);
+    product::run(brokers, &[script], Clock::FromOpening, answer)
 }
 
-fn script(orders: u64, declared: Declared) -> String {
+/// The source over a topic, read to its end.
+pub fn source(topic: &str, declared: Declared) -> String {
     let columns = if declared == Declared::Four { FOUR } else { TWELVE };
-    let topic = topic(orders);
     format!(
         "CREATE SOURCE orders (
            {columns},
            ordered AS to_timestamp_millis(ordered_at),
            WATERMARK FOR ordered AS ordered - INTERVAL '2' SECOND
          ) WITH ('connector' = 'kafka', 'topic' = '{topic}', 'format' = 'json',
-                 'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset');
-         CREATE MATERIALIZED VIEW sales AS
-         SELECT window_start, window_end, product_id, count(*) AS orders,
-                sum(quantity * unit_price) AS revenue, avg(unit_price) AS price
-         FROM TABLE(TUMBLE(TABLE orders, DESCRIPTOR(ordered), INTERVAL '1' MINUTE))
-         GROUP BY window_start, window_end, product_id
-         EMIT ON WINDOW CLOSE;"
+                 'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset');"
     )
+}
+
+/// The view of benchmark a.
+pub const SALES: &str = "CREATE MATERIALIZED VIEW sales AS
+    SELECT window_start, window_end, product_id, count(*) AS orders,
+           sum(quantity * unit_price) AS revenue, avg(unit_price) AS price
+    FROM TABLE(TUMBLE(TABLE orders, DESCRIPTOR(ordered), INTERVAL '1' MINUTE))
+    GROUP BY window_start, window_end, product_id
+    EMIT ON WINDOW CLOSE;";
+
+fn script(topic: &str, declared: Declared) -> String {
+    format!("{}\n{SALES}", source(topic, declared))
 }
 
 /// Reads the table back, after the clock was stopped.

@@ -5,12 +5,15 @@
 //! out. Nothing here runs in the product.
 
 pub mod broker;
+pub mod cases;
 pub mod digest;
+pub mod driver;
 pub mod engine;
 pub mod floor;
 pub mod load;
 pub mod measure;
 pub mod orders;
+pub mod product;
 pub mod receive;
 pub mod report;
 pub mod role;

@@ -24,6 +24,12 @@ pub struct Measured {
     pub rss_kib: u64,
     /// The answer, if the program gives one.
     pub digest: Option<Digest>,
+    /// CPU time before the clock was started, where that is told apart.
+    #[serde(default)]
+    pub setup_cpu_ns: u64,
+    /// Memory that what was measured keeps, where that is the question.
+    #[serde(default)]
+    pub held_bytes: u64,
 }
 
 /// A running measurement.
@@ -51,8 +57,10 @@ impl Stopwatch {
         Ok(Measured {
             cpu_ns: ticks * (1_000_000_000 / TICKS_PER_SECOND),
             wall_ns: u64::try_from(self.began.elapsed().as_nanos())?,
-            rss_kib: rss_kib()?,
+            rss_kib: status_kib("VmHWM:")?,
             digest: None,
+            setup_cpu_ns: 0,
+            held_bytes: 0,
         })
     }
 }
@@ -67,10 +75,27 @@ fn cpu_ticks() -> Result<u64> {
     Ok(next()? + next()?)
 }
 
-fn rss_kib() -> Result<u64> {
+fn status_kib(name: &str) -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix(name)).context("/proc/self/status")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// Bytes of this process that are in memory now.
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn resident_bytes() -> Result<u64> {
+    Ok(status_kib("VmRSS:")? * 1024)
+}
+
+/// CPU time of this process so far, in nanoseconds.
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn cpu_ns() -> Result<u64> {
+    Ok(cpu_ticks()? * (1_000_000_000 / TICKS_PER_SECOND))
 }
 
 /// Ticks of the whole machine: (taken by other guests of the host, all).
