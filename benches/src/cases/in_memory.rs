@@ -8,9 +8,10 @@
 use anyhow::{Context as _, Result, bail};
 use arrow::array::{AsArray as _, RecordBatch};
 use arrow::datatypes::{Decimal128Type, Int32Type, Int64Type};
+use bytes::Bytes;
 use datafusion::common::HashMap;
 use tidemill_connectors::format::json::JsonDecoder;
-use tidemill_contract::{Emission, PartitionId, RawBatch, Watermark};
+use tidemill_contract::{Emission, PartitionId, RawBatch, RawRecord, Watermark};
 use tidemill_sql::catalog::Catalog;
 use tidemill_sql::engine::{Engine, SourceProgram};
 use tidemill_sql::parse::parse_script;
@@ -19,7 +20,7 @@ use crate::digest::{Groups, WINDOW_MS};
 use crate::driver::{Answers, Case, Target};
 use crate::engine::{Declared, SALES, source};
 use crate::measure::Stopwatch;
-use crate::orders::Orders;
+use crate::orders::{ORDER_BYTES, Orders};
 use crate::{Digest, Measured, product};
 
 /// Records of a batch, as many as a job takes at once.
@@ -98,24 +99,43 @@ pub(super) fn catalog(script: &str) -> Result<Catalog> {
     Ok(catalog)
 }
 
-/// The orders of benchmark a as batches of two partitions in turn.
+/// The orders of benchmark a as batches of two partitions in turn; the bytes of a batch lie
+/// together, as those of a fetched batch do.
 fn batches(count: u64) -> Result<Vec<RawBatch>> {
     let (mut orders, mut json) = (Orders::default(), Vec::new());
     let mut batches = Vec::new();
-    let mut open = [0, 1].map(|partition| RawBatch::of(PartitionId(partition), &[], 0));
+    let mut open = [Vec::new(), Vec::new()];
     for number in 0..count {
         orders.next(&mut json)?;
         let partition = (number % 2) as usize;
         let batch = &mut open[partition];
-        let offset = (number / 2).cast_signed();
-        batch.push((offset, -1), None, Some(&json), []);
-        if batch.len() == BATCH_RECORDS {
-            let next = RawBatch::of(batch.partition, &[], 0);
-            batches.push(std::mem::replace(batch, next));
+        batch.extend_from_slice(&json);
+        let next_offset = (number / 2).cast_signed() + 1;
+        if batch.len() == BATCH_RECORDS * ORDER_BYTES {
+            batches.push(raw_batch(partition, std::mem::take(batch), next_offset)?);
         }
     }
-    batches.extend(open);
+    for (partition, batch) in open.into_iter().enumerate() {
+        let next_offset = (count.cast_signed() + 1 - partition as i64) / 2;
+        batches.push(raw_batch(partition, batch, next_offset)?);
+    }
     Ok(batches)
+}
+
+/// A batch of the orders in `bytes`, those before `next_offset`.
+fn raw_batch(partition: usize, bytes: Vec<u8>, next_offset: i64) -> Result<RawBatch> {
+    let bytes = Bytes::from(bytes);
+    let count = bytes.len() / ORDER_BYTES;
+    let record = |place: usize| RawRecord {
+        offset: next_offset - (count - place) as i64,
+        timestamp_ms: -1,
+        key: None,
+        payload: Some(bytes.slice(place * ORDER_BYTES..(place + 1) * ORDER_BYTES)),
+        headers: Vec::new(),
+    };
+    let records: Vec<RawRecord> = (0..count).map(record).collect();
+    let partition = PartitionId(i32::try_from(partition)?);
+    Ok(RawBatch::new(partition, Box::new(records), next_offset))
 }
 
 fn in_the_engine(

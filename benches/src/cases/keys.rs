@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use tidemill_contract::{EventBatch, RawBatch, Watermark};
+use tidemill_contract::{EventBatch, PartitionId, RawBatch, Watermark};
 use tidemill_sql::engine::{Engine, SourceProgram};
 
 use super::in_memory::catalog;
@@ -191,8 +191,8 @@ impl Feed {
         let at = Int64Array::from_value(EPOCH_MS + slice * SLIDE_MS, rows as usize);
         let columns: Vec<ArrayRef> = vec![keys, Arc::new(values), Arc::new(at)];
         let physical = RecordBatch::try_new(source.physical_schema(), columns)?;
-        let (batch, faults) =
-            source.prepare(&physical, (0..rows).collect(), &RawBatch::default())?;
+        let no_record = RawBatch::of(PartitionId(0), &[], 0);
+        let (batch, faults) = source.prepare(&physical, (0..rows).collect(), &no_record)?;
         if let Some((_, fault)) = faults.first() {
             bail!("a row is bad: {}", fault.reason);
         }

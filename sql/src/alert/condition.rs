@@ -23,7 +23,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span as TokenSpan};
 use tidemill_contract::{Error, Result, Span};
 
 use crate::parse::{AlertSpec, byte_span};
-use crate::plan::{Context, checked_operators};
+use crate::plan::{Context, rewritten};
 
 /// A compiled condition.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ fn plan(spec: &AlertSpec, view: &SchemaRef) -> datafusion::common::Result<Compil
     let planner = SqlToRel::new_with_options(&context, (&context.options().sql_parser).into());
     let expr = planner.sql_to_expr(spec.condition.clone(), &schema, &mut PlannerContext::new())?;
     check(&expr)?;
-    let expr = checked_operators(expr, &schema)?;
+    let expr = rewritten(expr, &schema)?;
     let simplify = SimplifyContext::builder()
         .with_schema(Arc::clone(&schema))
         .with_config_options(Arc::new(context.options().clone()))

@@ -12,6 +12,7 @@ use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
     UInt32Array, new_null_array,
 };
+use datafusion::arrow::compute::take;
 use datafusion::arrow::datatypes::{DataType, Int64Type, SchemaRef, UInt32Type};
 use datafusion::common::{Result, cast::as_boolean_array};
 use datafusion::physical_plan::aggregates::evaluate_group_by;
@@ -22,6 +23,7 @@ use super::receipt::{Origin, Provenance, Receipt, behind};
 use super::revise::{Pending, Reopened};
 use super::rows::{Rows, batch_of, evaluate, run_finite, run_steps};
 use super::store::{Prepared, SliceStore};
+use super::top::Top;
 use super::{LateRow, NextToClose, QueryCounters};
 use crate::plan::{Aggregate, OutputColumn, Windowed};
 use crate::window::{Grid, WindowSpec};
@@ -51,6 +53,8 @@ pub(crate) struct Client {
     aggregates: Vec<usize>,
     /// Index in the store of the running merge for its windows, if they overlap enough.
     running: Option<usize>,
+    /// Its order, if it keeps only the first rows.
+    top: Option<Top>,
     /// No window ends after `closed` and before this.
     next_edge: Micros,
     /// For how long after its end a window is revised.
@@ -125,6 +129,7 @@ impl Group {
             schema: Arc::clone(schema),
             aggregates,
             running,
+            top: Top::of(plan),
             next_edge: Micros::MIN,
             revise,
             counters: QueryCounters::default(),
@@ -410,10 +415,20 @@ impl Group {
     ) -> Result<Option<Closed>> {
         let client = &self.clients[client];
         let running = client.running.filter(|_| is_next);
-        let Some((keys, values)) = self.store.window(window, &client.aggregates, running)? else {
+        let Some((mut ids, mut values)) = self.store.window(window, &client.aggregates, running)?
+        else {
             return Ok(None);
         };
         let plan = &client.plan;
+        if let Some(top) = &client.top
+            && let Some(rows) = top.candidates(plan, &values)?
+        {
+            ids = rows.values().iter().map(|row| ids.value(*row as usize)).collect();
+            for column in &mut values {
+                *column = take(column, &rows, None)?;
+            }
+        }
+        let keys = self.store.keys.take(&ids)?;
         let rows = values.first().or(keys.first()).map_or(1, |column| column.len());
         let instant = |time: Micros| -> ArrayRef {
             Arc::new(TimestampMicrosecondArray::from_value(time, rows))

@@ -22,7 +22,7 @@ const RUNNING_BYTES_PER_KEY: usize = 48;
 const RUNNING_BYTES_FREE: usize = 1 << 20;
 
 /// Ids of keys, and for each the final value of some aggregates.
-type Merged = (UInt32Array, Vec<ArrayRef>);
+pub(crate) type Merged = (UInt32Array, Vec<ArrayRef>);
 
 impl SliceStore {
     /// Index of the running merge for a window declaration and some aggregates; `None` if none of
@@ -43,22 +43,20 @@ impl SliceStore {
         Ok((!self.running[index].1.is_empty()).then_some(index))
     }
 
-    /// Key columns and final aggregate values of a window, `None` if it holds no row. With the
+    /// Ids of keys and final aggregate values of a window, `None` if it holds no row. With the
     /// index of its running merge, that is moved on to the window.
     pub(crate) fn window(
         &mut self,
         window: WindowBounds,
         aggregates: &[usize],
         running: Option<usize>,
-    ) -> Result<Option<(Vec<ArrayRef>, Vec<ArrayRef>)>> {
-        let merged = match running {
+    ) -> Result<Option<Merged>> {
+        match running {
             Some(index) if self.move_running(index, window)? => {
-                self.read_running(index, window, aggregates)?
+                self.read_running(index, window, aggregates)
             }
-            _ => self.merge(window, aggregates)?,
-        };
-        let Some((ids, values)) = merged else { return Ok(None) };
-        Ok(Some((self.keys.take(&ids)?, values)))
+            _ => self.merge(window, aggregates),
+        }
     }
 
     /// Merges all slices of a window; `None` if it holds no row.

@@ -22,6 +22,7 @@ mod running;
 mod slice;
 mod state;
 mod store;
+mod top;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

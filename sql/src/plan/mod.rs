@@ -32,8 +32,8 @@ pub(crate) use computed::plan_computed;
 pub(crate) use context::{Context, Stream};
 pub use error::plan_error;
 pub(crate) use error::run_error;
-pub(crate) use functions::checked_operators;
 pub use functions::equip_session;
+pub(crate) use functions::rewritten;
 
 use crate::parse::SelectQuery;
 use crate::window::WindowSpec;
@@ -149,7 +149,7 @@ fn logical_plan(
 pub(crate) fn prepare(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
     let options = context::options();
     let mut analyzer = Analyzer::new();
-    analyzer.add_function_rewrite(Arc::new(functions::CheckedOperators));
+    functions::rewrites().into_iter().for_each(|rewrite| analyzer.add_function_rewrite(rewrite));
     let analyzed = analyzer.execute_and_check(plan, options, |_, _| {})?;
     let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
     let config = OptimizerContext::new_with_config_options(Arc::new(options.clone()));

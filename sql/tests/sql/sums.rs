@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::array::{Array as _, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 use tidemill_contract::{EventBatch, PartitionId, Watermark};
 use tidemill_sql::engine::Engine;
@@ -115,4 +115,54 @@ fn a_sum_of_long_decimals_is_exact_or_an_error() {
     let mixed = [1, 1, 1, -1, -1, -1, 1];
     let exact = "90000000000000000000000000000000000000";
     assert_eq!(run_big(&view, &mixed), Ok(vec![exact.to_owned()]));
+}
+
+/// A decimal compared with the number it is equal to, as written; the cast of a text is exact by
+/// itself and says what must come out.
+#[test]
+fn a_decimal_is_compared_with_the_number_that_was_written() {
+    let tests = [
+        ("price >= {x}", "price >= {d}"),
+        ("{x} < price", "{d} < price"),
+        ("price = {x}", "price = {d}"),
+        ("price BETWEEN {x} AND 5000.5", "price BETWEEN {d} AND CAST('5000.5' AS DECIMAL(10, 2))"),
+        (
+            "price IN (1, {x}, 2.5)",
+            "price IN (CAST(1 AS DECIMAL(10, 2)), {d}, CAST('2.5' AS DECIMAL(10, 2)))",
+        ),
+        ("price <> {x}", "price <> {d}"),
+        ("{x} IS DISTINCT FROM price", "price IS DISTINCT FROM {d}"),
+    ];
+    let rows = random_rows(5, 60, 1_323_388_800_000_000, 3_600_000_000);
+    let prices = rows.column_by_name("price").expect("declared");
+    let prices: Vec<String> = (0..rows.num_rows())
+        .filter(|row| prices.is_valid(*row))
+        .map(|row| arrow::util::display::array_value_to_string(prices, row).expect("a number"))
+        .take(24)
+        .collect();
+    assert!(prices.len() > 20, "{prices:?}");
+    let mut views = Vec::new();
+    for (place, price) in prices.iter().enumerate() {
+        let decimal = format!("CAST('{price}' AS DECIMAL(10, 2))");
+        for (test, (written, exact)) in tests.iter().enumerate() {
+            for (way, condition) in [("w", written), ("e", exact)] {
+                let condition = condition.replace("{x}", price).replace("{d}", &decimal);
+                views.push(format!(
+                    "CREATE MATERIALIZED VIEW {way}{place}_{test} AS SELECT id FROM s WHERE {condition}"
+                ));
+            }
+        }
+    }
+    let delivery = Delivery { partitions: 1, seed: 1, restore_after: 1 };
+    let output = run(&catalog(&views), &rows, &delivery);
+    let of = |name: String| canonical(output.get(&name).map_or(&[][..], Vec::as_slice));
+    let mut found = 0;
+    for (place, price) in prices.iter().enumerate() {
+        for (test, (written, _)) in tests.iter().enumerate() {
+            let exact = of(format!("e{place}_{test}"));
+            found += exact.len();
+            assert_eq!(of(format!("w{place}_{test}")), exact, "{written} with {price}");
+        }
+    }
+    assert!(found > prices.len(), "{found} rows");
 }

@@ -165,13 +165,6 @@ impl FunctionRewrite for CheckedOperators {
     }
 }
 
-/// An expression outside of a plan with its operators replaced.
-pub(crate) fn checked_operators(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    let options = crate::plan::context::options();
-    let checked = expr.transform_up(|expr| CheckedOperators.rewrite(expr, schema, options))?;
-    Ok(checked.data)
-}
-
 fn function_of(
     operator: Operator,
     left: &Expr,

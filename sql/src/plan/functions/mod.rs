@@ -2,22 +2,27 @@
 //!
 //! - `sum` over integers widens, never wraps ([`sum`]).
 //! - `+`, `-`, `*` over integers fail on overflow, never wrap; `||` is bounded ([`checked`]).
+//! - A decimal is compared with the number that was written ([`exact`]).
 //! - Functions that make much out of little are bounded ([`bounded`]), or not there ([`LEFT_OUT`]).
 
 mod bounded;
 mod checked;
+mod exact;
 mod large_sum;
 mod sum;
 
 use std::sync::Arc;
 
-use datafusion::common::Result;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{DFSchema, Result};
 use datafusion::execution::context::{SessionContext, SessionState};
 use datafusion::execution::{FunctionRegistry, SessionStateDefaults};
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
+use datafusion::logical_expr::{AggregateUDF, Expr, ScalarUDF};
 
 use super::run_error;
-pub(crate) use checked::{CheckedOperators, as_written, checked_operators};
+pub(crate) use checked::{CheckedOperators, as_written};
+pub(crate) use exact::ExactLiterals;
 
 /// Functions that are not there: they make any amount of memory out of a few letters, or speak of
 /// DataFusion's inside.
@@ -54,6 +59,21 @@ pub(crate) fn wide_sum() -> Arc<AggregateUDF> {
     Arc::new(AggregateUDF::from(sum::WideSum::new()))
 }
 
+/// What is replaced in a plan before types are coerced.
+pub(crate) fn rewrites() -> [Arc<dyn FunctionRewrite + Send + Sync>; 2] {
+    [Arc::new(CheckedOperators), Arc::new(ExactLiterals)]
+}
+
+/// An expression outside of a plan with the same replaced.
+pub(crate) fn rewritten(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let options = super::context::options();
+    let mut expr = expr;
+    for rewrite in rewrites() {
+        expr = expr.transform_up(|expr| rewrite.rewrite(expr, schema, options))?.data;
+    }
+    Ok(expr)
+}
+
 /// Gives a session for ad-hoc queries the functions and operators that registered queries have.
 ///
 /// # Errors
@@ -79,5 +99,8 @@ fn equip(registry: &mut dyn FunctionRegistry) -> Result<()> {
         registry.register_udf(function)?;
     }
     registry.register_udaf(wide_sum())?;
-    registry.register_function_rewrite(Arc::new(CheckedOperators))
+    for rewrite in rewrites() {
+        registry.register_function_rewrite(rewrite)?;
+    }
+    Ok(())
 }
