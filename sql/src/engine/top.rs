@@ -36,8 +36,8 @@ impl Top {
     /// `None` if the query keeps all rows, or its order begins with a key.
     pub(crate) fn of(plan: &Windowed) -> Option<Self> {
         let (by, skip, keep, exprs) = match plan.post.as_slice() {
-            [RowStep::Sort { by, skip, keep }] => (by, skip, keep, None),
-            [RowStep::Project(exprs, _), RowStep::Sort { by, skip, keep }] => {
+            [RowStep::Sort { by, skip, keep }, ..] => (by, skip, keep, None),
+            [RowStep::Project(exprs, _), RowStep::Sort { by, skip, keep }, ..] => {
                 (by, skip, keep, Some(exprs))
             }
             _ => return None,

@@ -182,7 +182,13 @@ fn cut(plan: &LogicalPlan, streams: &BTreeMap<String, Stream>) -> Result<Cut> {
             else {
                 return refuse("TM220", "LIMIT must be a number".into(), "write a plain number");
             };
-            below.steps.push(RowStep::Sort { by: Vec::new(), skip, keep });
+            match below.steps.last_mut() {
+                // Sorted right before: then only the first need be in order.
+                Some(RowStep::Sort { skip: own @ 0, keep: all @ None, .. }) => {
+                    (*own, *all) = (skip, keep);
+                }
+                _ => below.steps.push(RowStep::Sort { by: Vec::new(), skip, keep }),
+            }
             Ok(below)
         }
         LogicalPlan::Join(_) => refuse(
