@@ -34,6 +34,14 @@ pub struct Digest {
 }
 
 impl Digest {
+    /// Adds the rows of another result.
+    pub fn merge(&mut self, other: Self) {
+        self.groups += other.groups;
+        self.orders += other.orders;
+        self.cents += other.cents;
+        self.hash = self.hash.wrapping_add(other.hash);
+    }
+
     /// Adds one row of any columns; `query` tells apart the rows of several queries.
     pub fn row(&mut self, query: u64, cells: &[Cell<'_>]) {
         let mut hash = query ^ 0x9e37_79b9_7f4a_7c15;

@@ -33,11 +33,17 @@ pub fn run(brokers: &str, orders: u64, declared: Declared) -> Result<Measured> {
     product::run(brokers, &[script], Clock::FromOpening, answer)
 }
 
-/// The source over a topic, read to its end.
+/// The source `orders` over a topic, read to its end.
 pub fn source(topic: &str, declared: Declared) -> String {
+    source_named("orders", topic, declared)
+}
+
+/// The same with another name: also its quarantine and its late rows, topics of the broker, are then
+/// its own.
+pub fn source_named(name: &str, topic: &str, declared: Declared) -> String {
     let columns = if declared == Declared::Four { FOUR } else { TWELVE };
     format!(
-        "CREATE SOURCE orders (
+        "CREATE SOURCE {name} (
            {columns},
            ordered AS to_timestamp_millis(ordered_at),
            WATERMARK FOR ordered AS ordered - INTERVAL '2' SECOND
@@ -46,16 +52,20 @@ pub fn source(topic: &str, declared: Declared) -> String {
     )
 }
 
-/// The view of benchmark a.
-pub const SALES: &str = "CREATE MATERIALIZED VIEW sales AS
-    SELECT window_start, window_end, product_id, count(*) AS orders,
-           sum(quantity * unit_price) AS revenue, avg(unit_price) AS price
-    FROM TABLE(TUMBLE(TABLE orders, DESCRIPTOR(ordered), INTERVAL '1' MINUTE))
-    GROUP BY window_start, window_end, product_id
-    EMIT ON WINDOW CLOSE;";
+/// The view of benchmark a over a source.
+pub fn sales(source: &str) -> String {
+    format!(
+        "CREATE MATERIALIZED VIEW sales AS
+         SELECT window_start, window_end, product_id, count(*) AS orders,
+                sum(quantity * unit_price) AS revenue, avg(unit_price) AS price
+         FROM TABLE(TUMBLE(TABLE {source}, DESCRIPTOR(ordered), INTERVAL '1' MINUTE))
+         GROUP BY window_start, window_end, product_id
+         EMIT ON WINDOW CLOSE;"
+    )
+}
 
 fn script(topic: &str, declared: Declared) -> String {
-    format!("{}\n{SALES}", source(topic, declared))
+    format!("{}\n{}", source(topic, declared), sales("orders"))
 }
 
 /// Reads the table back, after the clock was stopped.

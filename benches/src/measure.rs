@@ -24,7 +24,7 @@ pub struct Measured {
     pub rss_kib: u64,
     /// The answer, if the program gives one.
     pub digest: Option<Digest>,
-    /// CPU time before the clock was started, where that is told apart.
+    /// CPU time that does not grow with the work, where that is told apart.
     #[serde(default)]
     pub setup_cpu_ns: u64,
     /// Memory that what was measured keeps, where that is the question.

@@ -52,7 +52,7 @@ pub fn table(rounds: &[Round], layout: &Layout<'_>) -> String {
     let mut head = vec![format!("CPU ns/{unit}"), "wall s".into(), format!("{unit}s/s")];
     head.push("peak RSS MiB".into());
     head.extend(held.then(|| format!("bytes held/{unit}")));
-    head.extend(setup.then(|| "setup CPU ms".into()));
+    head.extend(setup.then(|| "set-up CPU ms".into()));
     head.extend(baselines.iter().map(|baseline| format!("CPU ÷ {baseline}")));
     let mut page =
         format!("| program | {} |\n|---{}|\n", head.join(" | "), "|---".repeat(head.len()));

@@ -18,7 +18,7 @@ use tidemill_sql::parse::parse_script;
 
 use crate::digest::{Groups, WINDOW_MS};
 use crate::driver::{Answers, Case, Target};
-use crate::engine::{Declared, SALES, source};
+use crate::engine::{Declared, sales, source};
 use crate::measure::Stopwatch;
 use crate::orders::{ORDER_BYTES, Orders};
 use crate::{Digest, Measured, product};
@@ -59,7 +59,8 @@ impl Case for InMemory {
         Ok(["memory-loop", "memory"].map(|program| (program, answer)).into())
     }
     fn run(&self, program: &str, _brokers: &str, count: u64) -> Result<Measured> {
-        let catalog = catalog(&format!("{}\n{SALES}", source("orders", Declared::Four)))?;
+        let catalog =
+            catalog(&format!("{}\n{}", source("orders", Declared::Four), sales("orders")))?;
         let spec = catalog.source("orders").context("no source")?;
         let source = SourceProgram::new(spec)?;
         let mut decoder = JsonDecoder::new(source.physical_schema(), &spec.options)?;
