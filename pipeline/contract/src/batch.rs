@@ -41,9 +41,14 @@ pub struct RawBatch {
     spans: Vec<Span>,
     /// Of each record the key, then the payload, then the values of its headers.
     bytes: Vec<u8>,
-    /// Names of headers and how long their values are.
-    headers: Vec<(String, usize)>,
+    /// Of each header the place of its name in `names`, and how long its value is.
+    headers: Vec<(usize, usize)>,
+    /// Records of one topic have the same few: kept from batch to batch.
+    names: Vec<String>,
 }
+
+/// Names of headers that are looked for before one is kept anew.
+const NAMES_KEPT: usize = 16;
 
 /// Where a record lies.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +79,7 @@ impl RawBatch {
                 (record.offset, record.timestamp_ms),
                 record.key.as_deref(),
                 record.payload.as_deref(),
-                headers.map(|(name, value)| (name.clone(), value.as_ref())),
+                headers.map(|(name, value)| (name, value.as_ref())),
             );
         }
         batch
@@ -86,6 +91,9 @@ impl RawBatch {
         self.spans.clear();
         self.bytes.clear();
         self.headers.clear();
+        if self.names.len() > NAMES_KEPT {
+            self.names.clear();
+        }
     }
 
     /// Adds a record: offset and timestamp, key, payload, headers in order. A key or payload of
@@ -95,7 +103,7 @@ impl RawBatch {
         (offset, timestamp_ms): (i64, i64),
         key: Option<&[u8]>,
         payload: Option<&[u8]>,
-        headers: impl IntoIterator<Item = (String, &'h [u8])>,
+        headers: impl IntoIterator<Item = (impl AsRef<str>, &'h [u8])>,
     ) {
         let start = self.bytes.len();
         let key = key.and_then(|bytes| self.put(bytes));
@@ -103,10 +111,20 @@ impl RawBatch {
         let first = self.headers.len();
         for (name, value) in headers {
             self.bytes.extend_from_slice(value);
+            let name = self.name(name.as_ref());
             self.headers.push((name, value.len()));
         }
         let headers = (first, self.headers.len() - first);
         self.spans.push(Span { offset, timestamp_ms, start, key, payload, headers });
+    }
+
+    /// Where a name is kept.
+    fn name(&mut self, name: &str) -> usize {
+        let known = self.names.iter().take(NAMES_KEPT).position(|known| known == name);
+        known.unwrap_or_else(|| {
+            self.names.push(name.to_owned());
+            self.names.len() - 1
+        })
     }
 
     fn put(&mut self, bytes: &[u8]) -> Option<u32> {
@@ -189,7 +207,7 @@ impl<'a> RecordView<'a> {
         headers.iter().map(move |(name, length)| {
             let value = self.batch.bytes.get(at..at + length).unwrap_or_default();
             at += length;
-            (name.as_str(), value)
+            (self.batch.names.get(*name).map_or("", String::as_str), value)
         })
     }
 

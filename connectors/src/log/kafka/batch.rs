@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code, reason = "the log client's library has no safe interface to batches")]
 
+use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -137,7 +138,7 @@ impl<'a> Record<'a> {
     }
 
     /// Its headers in order; a header without a value has an empty one.
-    pub(super) fn headers(self) -> Vec<(String, &'a [u8])> {
+    pub(super) fn headers(self) -> Vec<(Cow<'a, str>, &'a [u8])> {
         let mut found = Vec::new();
         let mut headers = ptr::null_mut();
         // SAFETY: both pointers are valid for the call; the list belongs to the message.
@@ -160,9 +161,11 @@ impl<'a> Record<'a> {
             if outcome != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
                 return found;
             }
-            // SAFETY: the name ends with a zero; value and length belong together.
-            let (name, value) = unsafe { (CStr::from_ptr(name), bytes(value, length)) };
-            found.push((name.to_string_lossy().into_owned(), value.unwrap_or_default()));
+            // SAFETY: the name ends with a zero; value and length belong together; both live as
+            // long as the message.
+            let (name, value): (&'a CStr, _) =
+                unsafe { (CStr::from_ptr(name), bytes(value, length)) };
+            found.push((name.to_string_lossy(), value.unwrap_or_default()));
         }
     }
 }
