@@ -8,6 +8,7 @@ pub mod broker;
 pub mod digest;
 pub mod engine;
 pub mod floor;
+pub mod latency;
 pub mod load;
 pub mod measure;
 pub mod orders;
