@@ -10,6 +10,7 @@ pub mod digest;
 pub mod driver;
 pub mod engine;
 pub mod floor;
+pub mod latency;
 pub mod load;
 pub mod measure;
 pub mod orders;

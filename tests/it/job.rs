@@ -544,3 +544,45 @@ async fn a_view_dropped_from_a_shared_job_leaves_the_others_as_they_were() {
     assert_eq!(number(&pipeline, "SELECT count(*) FROM maxima").await, 60);
     stop_conserved(&pipeline, OVER_VIEWS).await;
 }
+
+/// An alert does not wait for the commit interval, which never comes here; what is no alert does.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_leaves_at_once() {
+    let folder = TempDir::new().unwrap();
+    let pipeline = Pipeline::open(Settings {
+        data_dir: folder.path().to_path_buf(),
+        commit_interval: Duration::from_secs(3600),
+        ..Settings::default()
+    })
+    .await
+    .unwrap();
+    pipeline.log().ensure_topic("alerts", 1, &[]).await.unwrap();
+    produce(&pipeline, &[event(0, 1, "ams", START_MS)]).await;
+    let start = ", 'scan.startup.mode'='earliest-offset'";
+    let script = format!(
+        "{} CREATE MATERIALIZED VIEW large AS SELECT id, amount, ts FROM events WHERE amount > 5; \
+         CREATE ALERT large_amount ON large WHEN amount > 5 BY id;",
+        source(start)
+    );
+    pipeline.execute(&script).await.unwrap();
+    pipeline.start().await.unwrap();
+    until(&pipeline, "the first row is read", |job| job.rows_in == 1).await;
+    assert_eq!(job(&pipeline, "events").epoch, 0, "nothing called for a commit");
+
+    // 6, 13 and 20 are large; the last one is judged when the job has committed before.
+    for (number, ids) in [(2, vec![6, 13]), (3, vec![20])] {
+        let events: Vec<Event> = ids.iter().map(|id| event(0, *id, "ber", START_MS)).collect();
+        produce(&pipeline, &events).await;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let (_, end) = pipeline.log().watermarks("alerts").await.unwrap()[&0];
+            if end == number {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{end} of {number} alerts came");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    assert!(job(&pipeline, "events").epoch >= 1);
+    pipeline.stop().await.unwrap();
+}

@@ -79,7 +79,7 @@ pub struct Delivery {
 impl Delivery {
     /// Publishes to the tables of `store` and the topics of `log`.
     pub fn new(store: Store, log: KafkaLog) -> Self {
-        let writer = WriterSlot::default();
+        let writer = WriterSlot::prompt();
         Self { store, log, writer, skipped: BTreeSet::new(), failures: Vec::new() }
     }
 

@@ -241,6 +241,8 @@ impl Feed {
 
     /// Topics, what is finished, and what of the rest has arrived.
     async fn prepare(&self, writer: &WriterSlot, is_accepted: bool) -> Result<Prepared<'_>> {
+        // Early: its client needs up to half a second before it can send.
+        writer.writer(&self.log)?;
         let partitions = self.log.ensure_topic(&self.topic, self.partitions, &[]).await?;
         self.log.ensure_topic(&self.dead_topic, 1, &[]).await?;
         let mut book = Book::load(&self.store, &self.source).await?;

@@ -81,6 +81,8 @@ pub(crate) struct JobEnvironment {
     /// Unique to this run of this process.
     pub(crate) writer: String,
     pub(crate) commit_interval: Duration,
+    /// Least time between commits made for alerts.
+    pub(crate) alert_interval: Duration,
     pub(crate) commit_timeout: Duration,
     pub(crate) flush: FlushSettings,
     pub(crate) clean: CleanSettings,

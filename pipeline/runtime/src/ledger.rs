@@ -208,10 +208,20 @@ impl Ledger {
     /// # Errors
     /// `TM530` if the store does not answer, `TM701` if a kept record is malformed.
     pub async fn prune(&mut self) -> Result<Pruned> {
-        if self.fenced {
-            return Ok(Pruned::default());
+        match self.pruning() {
+            Some(work) => work.await,
+            None => Ok(Pruned::default()),
         }
-        self.pruner.run(&self.store, &self.job, self.published).await
+    }
+
+    /// The same as work of its own, if it is due: nobody need wait for it.
+    pub(crate) fn pruning(
+        &mut self,
+    ) -> Option<impl Future<Output = Result<Pruned>> + Send + 'static> {
+        if self.fenced || !self.pruner.is_due(self.published) {
+            return None;
+        }
+        Some(prune::run(Store::clone(&self.store), self.job.clone(), self.published))
     }
 
     fn check_successor(&self, commit: &Commit) -> Result<()> {

@@ -117,6 +117,7 @@ impl Pipeline {
             memory: Arc::clone(&self.memory),
             writer: self.writer.clone(),
             commit_interval: self.settings.commit_interval,
+            alert_interval: self.settings.alert_interval,
             commit_timeout: self.settings.commit_timeout,
             flush: crate::job::FlushSettings {
                 rows: self.settings.flush_rows,

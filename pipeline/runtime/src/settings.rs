@@ -17,7 +17,7 @@ use tidemill_contract::{Error, Micros, Options, Result};
 use crate::clean::CleanSettings;
 use crate::memory::default_budget;
 
-/// Rows buffered per view before they are written to a Parquet file.
+/// Rows buffered per view that are written to a Parquet file with the next commit.
 const FLUSH_ROWS: usize = 50_000;
 
 /// Settings of one pipeline process.
@@ -41,9 +41,11 @@ pub struct Settings {
     pub commit_timeout: Duration,
     /// Longest time between two commits of a job that has something to commit.
     pub commit_interval: Duration,
+    /// Shortest time between commits that are made because an alert changed.
+    pub alert_interval: Duration,
     /// Longest time closed rows wait in the state before they get a Parquet file.
     pub flush_interval: Duration,
-    /// Rows of one view that get a Parquet file at once.
+    /// Rows of one view that get a Parquet file with the next commit.
     pub flush_rows: usize,
     /// When data files nobody needs are taken away.
     pub clean: CleanSettings,
@@ -69,6 +71,7 @@ impl Default for Settings {
             store_limits: StoreLimits::default(),
             commit_timeout: Duration::from_secs(60),
             commit_interval: Duration::from_secs(1),
+            alert_interval: Duration::from_millis(5),
             flush_interval: Duration::from_secs(10),
             flush_rows: FLUSH_ROWS,
             clean: CleanSettings::default(),

@@ -183,7 +183,7 @@ impl Supervisor {
             name: share.job.clone(),
             source: source.clone(),
             log,
-            writer: WriterSlot::default(),
+            writer: WriterSlot::prompt(),
             catalog: Arc::clone(&registry.catalog),
             catalog_version: registry.version,
             alerts: alerts.collect(),

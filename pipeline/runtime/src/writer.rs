@@ -12,21 +12,30 @@ use tidemill_contract::{LogWriter, Result};
 
 /// Where the writer is kept; it is made at first use.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct WriterSlot(Arc<Mutex<Option<Arc<KafkaWriter>>>>);
+pub(crate) struct WriterSlot {
+    made: Arc<Mutex<Option<Arc<KafkaWriter>>>>,
+    is_prompt: bool,
+}
 
 impl WriterSlot {
+    /// Of a writer that waits for no further records before it sends the first.
+    pub(crate) fn prompt() -> Self {
+        Self { is_prompt: true, ..Self::default() }
+    }
+
     /// The writer.
     pub(crate) fn writer(&self, log: &KafkaLog) -> Result<Arc<KafkaWriter>> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(writer) = &*slot {
             return Ok(Arc::clone(writer));
         }
-        Ok(Arc::clone(slot.insert(Arc::new(log.writer()?))))
+        let writer = if self.is_prompt { log.prompt_writer()? } else { log.writer()? };
+        Ok(Arc::clone(slot.insert(Arc::new(writer))))
     }
 
     /// Waits until nothing of an earlier try is under way: what it appended can be seen then.
     pub(crate) async fn settle(&self) -> Result<()> {
-        let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let writer = self.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(writer) = writer else { return Ok(()) };
         let Err(error) = writer.flush().await else { return Ok(()) };
         if !writer.is_settled() {
@@ -34,7 +43,7 @@ impl WriterSlot {
         }
         tracing::warn!(%error, "an earlier try did not append everything");
         // A failed one may be beyond use.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(())
     }
 }

@@ -279,7 +279,15 @@ impl KafkaLog {
     /// # Errors
     /// `TM520` if librdkafka refuses the properties.
     pub fn writer(&self) -> Result<KafkaWriter> {
-        KafkaWriter::open(&self.settings, self.buffer_bytes)
+        KafkaWriter::open(&self.settings, self.buffer_bytes, writer::Pace::Batches)
+    }
+
+    /// As [`Self::writer`], for few records that somebody waits for: none waits for others.
+    ///
+    /// # Errors
+    /// As [`Self::writer`].
+    pub fn prompt_writer(&self) -> Result<KafkaWriter> {
+        KafkaWriter::open(&self.settings, self.buffer_bytes, writer::Pace::AtOnce)
     }
 
     /// Reads `[from, to)` of every partition in `from` whole into memory: for recovery, where the

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use rdkafka::ClientConfig;
 use tidemill_contract::{Error, Result};
 
-use super::KafkaSettings;
+use super::{KafkaSettings, writer::Pace};
 
 /// Properties users may set. No file names, no plug-ins, no commands, no URLs.
 pub const ALLOWED: &[&str] = &[
@@ -157,7 +157,11 @@ pub(super) fn reader(
 }
 
 /// A writer: idempotent, acknowledged by all replicas, bounded buffer.
-pub(super) fn writer(settings: &KafkaSettings, buffer_bytes: Option<usize>) -> ClientConfig {
+pub(super) fn writer(
+    settings: &KafkaSettings,
+    buffer_bytes: Option<usize>,
+    pace: Pace,
+) -> ClientConfig {
     let buffer = buffer_bytes.unwrap_or(BUFFER_BYTES).clamp(QUEUE_BYTES_MIN, BUFFER_BYTES);
     let mut config = base(settings, |key| !CONSUMER_ONLY.contains(&key) && key != "group.id");
     config
@@ -167,7 +171,11 @@ pub(super) fn writer(settings: &KafkaSettings, buffer_bytes: Option<usize>) -> C
         .set("queue.buffering.max.kbytes", (buffer / 1024).to_string())
         .set("queue.buffering.max.messages", "200000");
     if !settings.properties.contains_key("linger.ms") {
-        or_default(&mut config, "queue.buffering.max.ms", "5");
+        let wait_ms = match pace {
+            Pace::Batches => "5",
+            Pace::AtOnce => "0",
+        };
+        or_default(&mut config, "queue.buffering.max.ms", wait_ms);
     }
     if !settings.properties.contains_key("compression.codec") {
         or_default(&mut config, "compression.type", "lz4");

@@ -26,6 +26,15 @@ const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// client itself goes on trying to send them.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// When records are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Some milliseconds after the first, so that more go together.
+    Batches,
+    /// As soon as the connection is free.
+    AtOnce,
+}
+
 /// A writer to any topic of one cluster.
 pub struct KafkaWriter {
     producer: ThreadedProducer<Context>,
@@ -68,9 +77,13 @@ impl fmt::Debug for KafkaWriter {
 }
 
 impl KafkaWriter {
-    pub(super) fn open(settings: &KafkaSettings, buffer_bytes: Option<usize>) -> Result<Self> {
+    pub(super) fn open(
+        settings: &KafkaSettings,
+        buffer_bytes: Option<usize>,
+        pace: Pace,
+    ) -> Result<Self> {
         let deliveries = Arc::new(Deliveries::default());
-        let producer = properties::writer(settings, buffer_bytes)
+        let producer = properties::writer(settings, buffer_bytes, pace)
             .create_with_context(Context(Arc::clone(&deliveries)))
             .map_err(|e| failure::setup(&e))?;
         Ok(Self { producer, deliveries })

@@ -6,9 +6,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{
+    DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -17,6 +19,8 @@ use tidemill_contract::{Error, Result};
 
 /// Digits of the widest decimal a lake takes.
 const DECIMAL_DIGITS_MAX: u8 = 38;
+/// The zone of all times.
+const UTC: &str = "UTC";
 
 /// The schema of a view's table. Every column may be null there: Delta readers differ in what
 /// they make of NOT NULL.
@@ -47,10 +51,13 @@ pub fn to_lake(batch: &RecordBatch) -> Result<RecordBatch> {
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
     for (field, column) in schema.fields().iter().zip(batch.columns()) {
-        let cast = if column.data_type() == field.data_type() {
-            Ok(Arc::clone(column))
-        } else {
-            cast_with_options(column, field.data_type(), &strict)
+        let cast = match column.as_primitive_opt::<TimestampMicrosecondType>() {
+            _ if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+            // Microseconds without a zone are those of UTC: the numbers stay as they are.
+            Some(times) if times.timezone().is_none() && is_micros_in_utc(field.data_type()) => {
+                Ok(Arc::new(times.clone().with_timezone(UTC)) as ArrayRef)
+            }
+            _ => cast_with_options(column, field.data_type(), &strict),
         };
         columns.push(cast.map_err(|error| {
             Error::invalid("TM562", format!("column '{}': a value does not fit", field.name()))
@@ -86,6 +93,10 @@ pub fn write_parquet(batches: &[RecordBatch]) -> Result<Bytes> {
     Ok(Bytes::from(writer.into_inner().map_err(fail)?))
 }
 
+fn is_micros_in_utc(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) if &**zone == UTC)
+}
+
 fn lake_type(data_type: &DataType) -> Option<DataType> {
     Some(match data_type {
         DataType::Boolean
@@ -114,7 +125,7 @@ fn lake_type(data_type: &DataType) -> Option<DataType> {
             DataType::Decimal128(*precision, *scale)
         }
         DataType::Timestamp(_, _) | DataType::Date64 => {
-            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+            DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()))
         }
         DataType::Utf8
         | DataType::LargeUtf8

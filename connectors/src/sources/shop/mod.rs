@@ -10,7 +10,7 @@ mod line;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use liblzma::read::XzDecoder;
 use tidemill_contract::{Error, Result, Source, SourceRow, SourceSpec};
 use tokio::time::Instant;
@@ -71,8 +71,9 @@ fn check(spec: &SourceSpec) -> Result<()> {
 
 fn open(spec: &SourceSpec, done: BTreeSet<String>) -> Result<Option<Box<dyn Source>>> {
     Ok(Some(Box::new(Shop {
-        lines: csv::Reader::from_reader(XzDecoder::new(DATA)).into_byte_records(),
-        ahead: None,
+        data: csv::Reader::from_reader(XzDecoder::new(DATA)),
+        line: Line::default(),
+        is_ahead: false,
         left: limit(spec)?,
         done,
         month: None,
@@ -83,12 +84,11 @@ fn open(spec: &SourceSpec, done: BTreeSet<String>) -> Result<Option<Box<dyn Sour
     })))
 }
 
-type Lines = csv::ByteRecordsIntoIter<XzDecoder<&'static [u8]>>;
-
 struct Shop {
-    lines: Lines,
-    /// The next line, read but not given out.
-    ahead: Option<Line>,
+    data: csv::Reader<XzDecoder<&'static [u8]>>,
+    line: Line,
+    /// The line was read but not given out.
+    is_ahead: bool,
     /// Lines that may still be read.
     left: u64,
     done: BTreeSet<String>,
@@ -106,16 +106,11 @@ struct Shop {
 impl Shop {
     /// Makes sure the next line is read; `None` at the end of the data or the limit.
     fn peek(&mut self) -> Result<Option<&Line>> {
-        if self.ahead.is_none()
-            && self.left > 0
-            && let Some(record) = self.lines.next()
-        {
-            let record = record
-                .map_err(|e| Error::corrupt("TM553", format!("the shop's data is damaged: {e}")))?;
-            self.ahead = Some(Line::read(&record)?);
+        if !self.is_ahead && self.left > 0 && self.line.read(&mut self.data)? {
+            self.is_ahead = true;
             self.left -= 1;
         }
-        Ok(self.ahead.as_ref())
+        Ok(self.is_ahead.then_some(&self.line))
     }
 
     /// When a line of this shop time is due; `None` if it needs no pace.
@@ -137,13 +132,12 @@ impl Shop {
 impl Source for Shop {
     async fn next_unit(&mut self) -> Result<Option<String>> {
         loop {
-            let current = self.month.clone();
             let Some(line) = self.peek()? else {
                 return Ok(None);
             };
             let month = line.month().to_owned();
-            if current.as_deref() == Some(month.as_str()) || self.done.contains(&month) {
-                self.ahead = None; // the rest of a left unit, or one that is done
+            if self.month.as_deref() == Some(month.as_str()) || self.done.contains(&month) {
+                self.is_ahead = false; // the rest of a left unit, or one that is done
                 continue;
             }
             self.month = Some(month.clone());
@@ -158,29 +152,27 @@ impl Source for Shop {
     }
 
     async fn next_rows(&mut self) -> Result<Vec<SourceRow>> {
-        let mut buffer = BytesMut::with_capacity(CHUNK_ROWS * 192);
+        let mut buffer = Vec::with_capacity(CHUNK_ROWS * 256);
         let mut ends = Vec::with_capacity(CHUNK_ROWS);
         let first_row = self.row;
         while ends.len() < CHUNK_ROWS {
-            let month = self.month.clone();
             let Some(line) = self.peek()? else { break };
-            if month.as_deref() != Some(line.month()) {
+            let seconds = line.seconds();
+            if self.month.as_deref() != Some(self.line.month()) {
                 break;
             }
-            let seconds = line.seconds();
             if let Some(due) = self.due(seconds).filter(|due| *due > Instant::now()) {
                 if !ends.is_empty() {
                     break; // give out what is due before waiting
                 }
                 tokio::time::sleep_until(due).await;
             }
-            if let Some(line) = self.ahead.take() {
-                line.write((&mut buffer).writer())?;
-                ends.push(buffer.len());
-                self.row += 1;
-            }
+            self.line.write(&mut buffer)?;
+            ends.push(buffer.len());
+            self.is_ahead = false;
+            self.row += 1;
         }
-        Ok(cut(buffer.freeze(), &ends, first_row))
+        Ok(cut(Bytes::from(buffer), &ends, first_row))
     }
 }
 

@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{breaker::Breaker, quarantine};
 
-/// Rows between two waits for acknowledgement: bounds what a crash makes the next scan read again
-/// and how late a failed append is noticed.
-const FLUSH_ROWS: u64 = 16_384;
+/// Rows between two waits for acknowledgement: bounds how much is under way. Each wait leaves the
+/// broker without work for a round trip and a sync.
+const FLUSH_ROWS: u64 = 65_536;
 
 /// The writing half of one run of a feed.
 pub(super) struct Appender<'a> {

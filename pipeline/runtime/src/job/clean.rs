@@ -8,8 +8,10 @@ use tidemill_contract::{Clock, Result, SystemClock, metric};
 use tokio::task::JoinHandle;
 
 use super::run::Run;
-use crate::clean;
+use crate::{clean, ledger::Pruned};
 
+/// Old commits being taken away.
+pub(super) type Pruning = JoinHandle<Result<Pruned>>;
 /// A clean-up under way; gives the number of files deleted.
 pub(super) type Cleaning = JoinHandle<Result<usize>>;
 
@@ -38,6 +40,28 @@ impl Run<'_> {
             Box::pin(work).await.map(|deleted| deleted.len())
         };
         self.cleaning = Some(self.environment.executor.spawn(work));
+    }
+
+    /// Takes away old commits now and then, beside the next ones.
+    pub(super) fn prune(&mut self) {
+        if self.pruning.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        self.finish_pruning();
+        if let Some(work) = self.ledger.pruning() {
+            self.pruning = Some(self.environment.executor.spawn(work));
+        }
+    }
+
+    /// Waits for it.
+    pub(super) fn finish_pruning(&mut self) {
+        let Some(task) = self.pruning.take() else { return };
+        let job = &self.config.name;
+        match self.environment.executor.block_on(task) {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%job, %error, "old commits cannot be removed yet"),
+            Err(error) => tracing::warn!(%job, %error, "removing old commits ended early"),
+        }
     }
 
     fn cleaned(&self, done: Cleaning) {

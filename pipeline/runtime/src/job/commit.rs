@@ -47,12 +47,14 @@ impl Run<'_> {
         let until = started + environment.commit_timeout;
         let store = Store::clone(&environment.store);
         let staging = Staged::new(store, &config.name, self.ledger.next_epoch());
-        let work = staging.stage(rows, state, &outbox);
-        let staged = step_until(environment, config, until, work)?;
-        step_until(environment, config, until, self.ensure_topics(&outbox))?;
-        failpoint::reached("commit.before_floor")?;
-        let floor = self.delivery.topic_floor(&outbox);
-        let floor = step_until(environment, config, until, floor)?;
+        // Side by side: neither needs the other's answer.
+        let floor = async {
+            self.ensure_topics(&outbox).await?;
+            failpoint::reached("commit.before_floor")?;
+            self.delivery.topic_floor(&outbox).await
+        };
+        let work = async { tokio::try_join!(staging.stage(rows, state, &outbox), floor) };
+        let (staged, floor) = step_until(environment, config, until, work)?;
         let record = self.record(staged, floor);
         let commit = Commit { shared_state: parts.objects(), revised, ..record };
         failpoint::reached("commit.before_create")?;
@@ -68,11 +70,11 @@ impl Run<'_> {
         self.list_revised(&commit.revised)?;
         self.dirty = false;
         self.trouble = None;
-        self.committed_at = Instant::now();
+        self.has_alerts = false;
         self.report_progress();
-        if let Err(error) = step_until(environment, config, until, self.ledger.prune()) {
-            tracing::warn!(job = %self.config.name, %error, "old commits cannot be removed yet");
-        }
+        self.prune();
+        self.committed_at = Instant::now();
+        self.commit_took = started.elapsed();
         self.tell();
         Ok(())
     }

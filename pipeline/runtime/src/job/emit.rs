@@ -67,7 +67,7 @@ impl Run<'_> {
     fn announce(&mut self, events: &[AlertEvent]) -> Result<()> {
         let target = OutboxTarget::Topic { name: ALERTS_TOPIC.to_owned() };
         for event in events {
-            self.dirty = true;
+            (self.dirty, self.has_alerts) = (true, true);
             let payload = serde_json::to_vec(event)
                 .map_err(|e| Error::internal(format!("an alert event has no JSON form: {e}")))?;
             let record = OutboxRecord {

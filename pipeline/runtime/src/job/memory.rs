@@ -20,11 +20,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct MemoryGuard {
     state_bytes: usize,
     read_at: Instant,
+    looked_at: Instant,
 }
 
 impl MemoryGuard {
     pub(super) fn new() -> Self {
-        Self { state_bytes: 0, read_at: Instant::now() }
+        let now = Instant::now();
+        Self { state_bytes: 0, read_at: now, looked_at: now }
     }
 
     /// Bytes of the operators' state as last counted.
@@ -35,7 +37,12 @@ impl MemoryGuard {
 
 impl Run<'_> {
     /// The process is short of memory: what can be written out goes, and reading slows down.
-    pub(super) fn must_pause_reading(&mut self) -> Result<bool> {
+    /// While nothing is read it is looked at now and then only: a look costs more than the round.
+    pub(super) fn must_pause_reading(&mut self, was_idle: bool) -> Result<bool> {
+        if was_idle && self.guard.looked_at.elapsed() < PAUSE {
+            return Ok(false);
+        }
+        self.guard.looked_at = Instant::now();
         if !self.environment.memory.is_short() || self.guard.read_at.elapsed() >= PAUSE {
             self.guard.read_at = Instant::now();
             return Ok(false);

@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use tidemill_connectors::{failpoint, format::json::JsonDecoder, sinks::delta, store::Store};
 use tidemill_contract::{Commit, Error, LogReader, Loss, PartitionId, Result, Watermark};
 use tidemill_sql::{
@@ -43,6 +44,8 @@ use crate::{
     watermark::{SourceWatermark, TimeSettings},
 };
 
+/// Tables created at once.
+const PARALLEL: usize = 4;
 /// Losses kept in the commit record; the counters know of all.
 const LOSSES_MAX: usize = 1000;
 
@@ -164,9 +167,12 @@ impl<'a> Run<'a> {
             compaction: None,
             cleaning: None,
             cleaned_at: None,
+            pruning: None,
             guard: MemoryGuard::new(),
             trouble: environment.board.trouble_of(&config.name),
             committed_at: now,
+            commit_took: Duration::ZERO,
+            has_alerts: false,
             told_at: now,
         })
     }
@@ -265,6 +271,8 @@ async fn take_over(
     legacy: &Legacy,
     claimant: &Claimant,
 ) -> Result<Taken> {
+    // Early: its client needs up to half a second before it can send.
+    config.writer.writer(&environment.log)?;
     let views = config.views();
     Box::pin(create_tables(environment, config, &views, &legacy.blame)).await?;
     let mut delivery = Delivery::new(Store::clone(&environment.store), environment.log.clone())
@@ -310,15 +318,14 @@ async fn create_tables(
     views: &[String],
     blame: &Blame,
 ) -> Result<()> {
-    let mut failures = Vec::new();
-    for name in views {
-        if let Some(view) = config.catalog.query(name) {
-            let created = delta::create_if_missing(&environment.store, name, &view.schema);
-            if let Err(error) = Box::pin(created).await {
-                failures.push((name, error));
-            }
-        }
-    }
+    let created = stream::iter(views).map(|name| async move {
+        let view = config.catalog.query(name)?;
+        // Boxed: the Delta client's futures are large.
+        let created = delta::create_if_missing(&environment.store, name, &view.schema);
+        Box::pin(created).await.err().map(|error| (name, error))
+    });
+    let failures: Vec<_> =
+        created.buffered(PARALLEL).filter_map(|failure| async { failure }).collect().await;
     if failures.len() < views.len() || failures.iter().all(|(_, error)| is_lasting(error)) {
         failures.iter().for_each(|(name, _)| blame.query(name));
     }

@@ -6,12 +6,9 @@
 //! receipt has those since the receipt before it, so that the receipts of a view add up to all of
 //! them. It goes out with the commit that makes the window's rows true, or not at all.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tidemill_contract::{Clock, Result, SystemClock, Watermark};
+use tidemill_contract::{Clock, Error, Result, SystemClock, Watermark};
 use tidemill_sql::{catalog::Target, engine::Receipt};
 
 use super::run::Run;
@@ -66,28 +63,29 @@ impl Run<'_> {
         let told = self.told.insert(view.clone(), now).unwrap_or_default();
         let epoch = self.ledger.next_epoch();
         let watermark = Some(self.clock.current()).filter(|mark| *mark < Watermark::MAX);
-        let record = json!({
-            "view": view,
-            QUERY_NUMBER: self.config.outputs.get(view),
-            "window_start": rfc3339(receipt.window.start),
-            "window_end": rfc3339(receipt.window.end),
-            "reason": if receipt.is_revision { "revision" } else { reason(self.clock.mover()) },
-            "watermark": watermark.map(|mark| rfc3339(mark.0)),
-            "rows_in": receipt.from.rows,
-            "on_time": receipt.from.rows - receipt.from.behind,
-            "behind": receipt.from.behind,
-            "rows_out": receipt.rows,
-            "late": now.late - told.late,
-            "dead": now.dead - told.dead,
-            "duplicates": now.duplicates - told.duplicates,
-            "offsets": offsets(receipt),
-            "epoch": epoch,
-            "at": rfc3339(SystemClock.now_micros()),
-        });
+        let text = Text {
+            view,
+            query_number: self.config.outputs.get(view).copied(),
+            window_start: rfc3339(receipt.window.start),
+            window_end: rfc3339(receipt.window.end),
+            reason: if receipt.is_revision { "revision" } else { reason(self.clock.mover()) },
+            watermark: watermark.map(|mark| rfc3339(mark.0)),
+            rows_in: receipt.from.rows,
+            on_time: receipt.from.rows - receipt.from.behind,
+            behind: receipt.from.behind,
+            rows_out: receipt.rows,
+            late: now.late - told.late,
+            dead: now.dead - told.dead,
+            duplicates: now.duplicates - told.duplicates,
+            offsets: offsets(receipt)?,
+            epoch,
+            at: rfc3339(SystemClock.now_micros()),
+        };
+        let payload = to_json(&text)?;
         let record = OutboxRecord {
             id: sequence_id(&self.config.name, epoch, self.outbox.len()),
-            key: Some(Bytes::from(rfc3339(receipt.window.start))),
-            payload: Some(Bytes::from(record.to_string())),
+            key: Some(Bytes::from(text.window_start)),
+            payload: Some(Bytes::from(payload)),
             headers: Vec::new(),
             timestamp_ms: None,
         };
@@ -104,12 +102,33 @@ fn reason(mover: Mover) -> &'static str {
 }
 
 /// First and last offset of each partition, as JSON text.
-fn offsets(receipt: &Receipt) -> String {
-    let ranges: BTreeMap<String, Value> = receipt
-        .from
-        .offsets
-        .iter()
-        .map(|(partition, (first, last))| (partition.to_string(), json!([first, last])))
-        .collect();
-    json!(ranges).to_string()
+fn offsets(receipt: &Receipt) -> Result<String> {
+    to_json(&receipt.from.offsets)
+}
+
+fn to_json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|e| Error::internal(format!("a receipt has no JSON form: {e}")))
+}
+
+/// A receipt as its topic has it.
+#[derive(Debug, Serialize)]
+struct Text<'a> {
+    view: &'a str,
+    /// [`QUERY_NUMBER`].
+    query_number: Option<u64>,
+    window_start: String,
+    window_end: String,
+    reason: &'static str,
+    watermark: Option<String>,
+    rows_in: u64,
+    on_time: u64,
+    behind: u64,
+    rows_out: u64,
+    late: u64,
+    dead: u64,
+    duplicates: u64,
+    offsets: String,
+    epoch: u64,
+    at: String,
 }

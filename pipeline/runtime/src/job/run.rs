@@ -23,7 +23,7 @@ use tidemill_sql::{
 use super::{
     Bound, Control, JobConfig, JobEnvironment,
     blame::Blame,
-    clean::Cleaning,
+    clean::{Cleaning, Pruning},
     compact::Compaction,
     control::Change,
     count::{self, RecordCount},
@@ -49,6 +49,9 @@ use crate::{
 
 /// Longest wait for records; bounds how late a message is taken and how coarse the wall clock is.
 const WAIT: Duration = Duration::from_millis(20);
+/// The same once so many waits in a row were in vain: an idle job costs little.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+const IDLE_ROUNDS: u32 = 100;
 /// How often the status is written while nothing is committed.
 pub(super) const STATUS_INTERVAL: Duration = Duration::from_millis(200);
 /// Records for topics and files that make a commit due before its time.
@@ -137,8 +140,14 @@ pub(super) struct Run<'a> {
     /// Files nobody needs being taken away beside this work.
     pub(super) cleaning: Option<Cleaning>,
     pub(super) cleaned_at: Option<Instant>,
+    /// Old commits being taken away beside this work.
+    pub(super) pruning: Option<Pruning>,
     pub(super) guard: MemoryGuard,
     pub(super) committed_at: Instant,
+    /// How long the last commit took.
+    pub(super) commit_took: Duration,
+    /// Alert events wait for a commit.
+    pub(super) has_alerts: bool,
     pub(super) told_at: Instant,
 }
 
@@ -146,6 +155,7 @@ impl Run<'_> {
     /// Works until told to stop.
     pub(super) fn work(&mut self, inbox: &Receiver<Control>) -> Result<End> {
         self.tell();
+        let mut idle_rounds = 0_u32;
         loop {
             if let Some(end) = self.serve(inbox)? {
                 return Ok(end);
@@ -160,7 +170,7 @@ impl Run<'_> {
                 self.commit_if_dirty(Flush::Due)?;
                 return Ok(End::Reopen);
             }
-            let must_wait = self.must_pause_reading()?;
+            let must_wait = self.must_pause_reading(idle_rounds > 0)?;
             let read = match self.read_unless(must_wait) {
                 Err(error) if is_loss(&error) => return Err(self.keep_what_was_read(error)),
                 read => read?,
@@ -175,7 +185,7 @@ impl Run<'_> {
                 self.settle()?;
             } else {
                 self.drained = false;
-                if self.is_commit_due() {
+                if self.is_commit_due() || !read && self.is_alert_due() {
                     self.commit(Flush::Due)?;
                 }
                 let is_idle =
@@ -186,8 +196,10 @@ impl Run<'_> {
             if self.told_at.elapsed() >= STATUS_INTERVAL {
                 self.tell();
             }
+            idle_rounds = if read { 0 } else { idle_rounds.saturating_add(1) };
             if !read {
-                self.reader.wait(WAIT);
+                let wait = if idle_rounds < IDLE_ROUNDS { WAIT } else { IDLE_WAIT };
+                self.reader.wait(wait.min(self.alert_wait()));
             }
         }
     }
@@ -247,6 +259,7 @@ impl Run<'_> {
         if !self.drained {
             self.dirty |= self.tables.holds_rows();
             self.commit_if_dirty(Flush::All)?;
+            self.finish_pruning();
             // Only now: whoever waits for "drained" finds everything published.
             self.drained = true;
             self.trouble = None;
@@ -263,6 +276,22 @@ impl Run<'_> {
         }
         let waited = self.committed_at.elapsed() >= self.environment.commit_interval;
         waited && (self.dirty || self.tables.is_due())
+    }
+
+    /// Alerts do not wait for the commit interval. Asked only when all records there are were read:
+    /// a job that is behind catches up first, and commits at its interval.
+    fn is_alert_due(&self) -> bool {
+        self.has_alerts && self.alert_wait().is_zero()
+    }
+
+    /// How long alerts have to wait for their commit. Commits for alerts alone take at most half of
+    /// the time, however slow the bucket is.
+    fn alert_wait(&self) -> Duration {
+        if !self.has_alerts {
+            return Duration::MAX;
+        }
+        let gap = self.environment.alert_interval.max(self.commit_took);
+        gap.saturating_sub(self.committed_at.elapsed())
     }
 
     pub(super) fn commit_if_dirty(&mut self, flush: Flush) -> Result<()> {

@@ -100,6 +100,7 @@ impl Run<'_> {
             self.commit_if_dirty(Flush::All)?;
         }
         self.finish_compaction();
+        self.finish_pruning();
         self.tell();
         Ok(())
     }

@@ -23,6 +23,9 @@ use super::revise::{RevisedWindow, WindowColumns, take_windows};
 /// its rows.
 const JOIN_BATCHES: usize = 256;
 
+/// Rows of so many full files make a commit due before its time.
+const FILES_WAITING: usize = 4;
+
 /// The buffered rows of one view.
 #[derive(Debug, Clone, Default)]
 struct Buffer {
@@ -198,9 +201,11 @@ impl Tables {
         self.is_crowded() || self.views.values().any(|buffer| self.settings.is_due(buffer))
     }
 
-    /// Some buffer has the rows of a full file.
+    /// Some buffer has the rows of several full files. One file's worth waits for the next commit:
+    /// a job that catches up would else do little but commit.
     pub(crate) fn is_large(&self) -> bool {
-        self.is_crowded() || self.views.values().any(|buffer| buffer.rows >= self.settings.rows)
+        let large = self.settings.rows.saturating_mul(FILES_WAITING);
+        self.is_crowded() || self.views.values().any(|buffer| buffer.rows >= large)
     }
 
     /// All buffers together hold as much as they may.

@@ -42,21 +42,27 @@ pub(super) struct Pruner {
 }
 
 impl Pruner {
-    /// Runs if it is due; `published` is the newest published epoch.
-    pub(super) async fn run(&mut self, store: &Store, job: &str, published: u64) -> Result<Pruned> {
+    /// Whether to run now; asked once for a run. `published` is the newest published epoch.
+    pub(super) fn is_due(&mut self, published: u64) -> bool {
         let due = self.last_run.is_none_or(|last| published >= last + INTERVAL);
         if !due || published == 0 {
-            return Ok(Pruned::default());
+            return false;
         }
         self.last_run = Some(published);
-        let first_kept = first_kept(published);
-        failpoint::reached("clean.before_commits")?;
-        let commits = prune_commits(store, job, first_kept).await?;
-        failpoint::reached("clean.after_commits")?;
-        let objects = prune_objects(store, job, first_kept, published).await?;
-        failpoint::reached("clean.after_objects")?;
-        Ok(Pruned { commits, objects })
+        true
     }
+}
+
+/// Deletes what is superseded when `published` is the newest published epoch. Later commits may be
+/// made meanwhile: what they name is of their own epochs, or named by the one that is published.
+pub(super) async fn run(store: Store, job: String, published: u64) -> Result<Pruned> {
+    let first_kept = first_kept(published);
+    failpoint::reached("clean.before_commits")?;
+    let commits = prune_commits(&store, &job, first_kept).await?;
+    failpoint::reached("clean.after_commits")?;
+    let objects = prune_objects(&store, &job, first_kept, published).await?;
+    failpoint::reached("clean.after_objects")?;
+    Ok(Pruned { commits, objects })
 }
 
 /// The epochs of the objects listed in a folder, ascending.

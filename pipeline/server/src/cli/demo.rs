@@ -15,7 +15,7 @@ use super::Failure;
 use super::script::Script;
 use super::signal::{Stop, stage};
 use crate::demo::{self, BrokerPort, Fresh};
-use crate::{routes, telemetry};
+use crate::{allocator, routes, telemetry};
 
 /// Where the live demo's HTTP API tries to listen: this port and the next ones.
 const FIRST_PORT: u16 = 8080;
@@ -56,6 +56,9 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let fresh = if args.keep { Fresh::Keep } else { Fresh::Wipe };
     if demo::prepare(&args.data_dir, fresh)? {
         stage(&format!("removed the last demo's data in {}", args.data_dir.display()));
+    }
+    if args.once {
+        allocator::keep_freed();
     }
     let port = if args.once { BrokerPort::Any } else { BrokerPort::Usual };
     let began = Instant::now();

@@ -89,9 +89,10 @@ pub const KEYS: &[Key] = &[
     key("storage.operation_timeout", Kind::Duration, Some("10s"), "Longest time of all tries of a bucket operation, and a second more per MiB."),
     key("state.data_dir", Kind::Text, Some("./tidemill-data"), "Folder of the embedded broker and of the default bucket."),
     key("state.commit_interval", Kind::Duration, Some("1s"), "Time between commits of a job."),
+    key("state.alert_interval", Kind::Duration, Some("5ms"), "Shortest time between commits of a job that has read all there is and has alerts to send."),
     key("state.commit_timeout", Kind::Duration, Some("60s"), "Longest time of one commit; it is then tried again from the last."),
     key("state.flush_interval", Kind::Duration, Some("10s"), "Longest time a closed window waits for its Parquet file."),
-    key("state.flush_rows", Kind::Count, Some("50000"), "Rows of closed windows that make a Parquet file at once."),
+    key("state.flush_rows", Kind::Count, Some("50000"), "Rows of closed windows that make a Parquet file with the next commit; four times as many make a commit due."),
     key("state.retry_interval", Kind::Duration, Some("1s"), "Wait before a job that failed is tried again; doubles with each try up to 30 s."),
 ];
 
@@ -183,6 +184,7 @@ impl Config {
             },
             commit_timeout: parse_duration(self.get("state.commit_timeout").unwrap_or("60s"))?,
             commit_interval: parse_duration(self.get("state.commit_interval").unwrap_or("1s"))?,
+            alert_interval: parse_duration(self.get("state.alert_interval").unwrap_or("5ms"))?,
             flush_interval: parse_duration(self.get("state.flush_interval").unwrap_or("10s"))?,
             memory_budget: match self.get("memory.budget") {
                 Some(text) => value::parse_budget(text)?,
