@@ -29,6 +29,14 @@ const TWELVE: &str = "order_id TEXT, customer_id TEXT, product_id TEXT, category
 /// # Errors
 /// If anything fails on the way.
 pub fn run(brokers: &str, orders: u64, declared: Declared) -> Result<Measured> {
+    run_script(brokers, &script(orders, declared))
+}
+
+/// The same for statements that make a source and a view `sales` over it.
+///
+/// # Errors
+/// If anything fails on the way.
+pub fn run_script(brokers: &str, script: &str) -> Result<Measured> {
     let folder = tempfile::Builder::new().prefix("tidemill-bench-a-").tempdir()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -39,7 +47,7 @@ pub fn run(brokers: &str, orders: u64, declared: Declared) -> Result<Measured> {
             ..Settings::default()
         })
         .await?;
-        pipeline.execute(&script(orders, declared)).await?;
+        pipeline.execute(script).await?;
         pipeline.start().await?;
         if !pipeline.wait_drained().await? {
             bail!("the source is not bounded");
@@ -84,7 +92,11 @@ async fn answer(pipeline: &Pipeline) -> Result<Digest> {
     Ok(digest)
 }
 
-fn add(digest: &mut Digest, batch: &RecordBatch) -> Result<()> {
+/// Adds the rows of a batch with the columns of `sales`.
+///
+/// # Errors
+/// If a column is missing or is of another type.
+pub fn add(digest: &mut Digest, batch: &RecordBatch) -> Result<()> {
     let column = |name: &str, wanted: &DataType| -> Result<_> {
         let column = batch.column_by_name(name).with_context(|| format!("no column {name}"))?;
         Ok(cast(column, wanted)?)

@@ -4,6 +4,7 @@
 //! in its environment), so that CPU time is that of the program alone, broker and generator left
 //! out. Nothing here runs in the product.
 
+pub mod beside;
 pub mod broker;
 pub mod digest;
 pub mod engine;
@@ -14,6 +15,7 @@ pub mod orders;
 pub mod receive;
 pub mod report;
 pub mod role;
+pub mod throughput;
 
 pub use digest::Digest;
 pub use measure::Measured;
