@@ -15,6 +15,7 @@ use std::io::Write as _;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use tidemill_benches::orders::ORDER_BYTES;
 use tidemill_benches::throughput::process::usage;
 use tidemill_benches::throughput::report::{Round, Run, table};
 use tidemill_benches::throughput::systems::{self, System};
@@ -83,7 +84,7 @@ fn round(systems: &[System], number: u64, records: u64) -> Result<[Round; 2]> {
         system.create(&topic)?;
         let mut written = None;
         for (client, runs) in CLIENTS.iter().zip(&mut round) {
-            systems::settle()?;
+            systems::settle(records * ORDER_BYTES as u64)?;
             let run = one(client, system, &topic, records)?;
             let content = run.client.content;
             if content.records != records || *written.get_or_insert(content) != content {

