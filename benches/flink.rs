@@ -27,10 +27,10 @@ fn main() -> Result<()> {
     let Some(role) = role::current() else {
         return drive(&brokers);
     };
-    let topic = topic(role::number("TIDEMILL_BENCH_EVENTS", 0)?);
+    let orders = role::number("TIDEMILL_BENCH_EVENTS", 0)?;
     let measured = match role.split_once('-') {
-        Some(("tidemill", windows)) => ours::run(&brokers, &topic, Windows::named(windows)?)?,
-        Some(("flink", windows)) => flink::run(&brokers, &topic, Windows::named(windows)?)?,
+        Some(("tidemill", windows)) => ours::run(&brokers, orders, Windows::named(windows)?)?,
+        Some(("flink", windows)) => flink::run(&brokers, &topic(orders), Windows::named(windows)?)?,
         _ => bail!("unknown role {role}"),
     };
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&measured)?)?;

@@ -29,14 +29,18 @@ const TWELVE: &str = "order_id TEXT, customer_id TEXT, product_id TEXT, category
 /// # Errors
 /// If anything fails on the way.
 pub fn run(brokers: &str, orders: u64, declared: Declared) -> Result<Measured> {
-    run_script(brokers, &script(orders, declared))
+    run_script(brokers, &script(orders, declared), answer)
 }
 
-/// The same for statements that make a source and a view `sales` over it.
+/// The same for other statements; `answer` reads what they gave, with the clock stopped.
 ///
 /// # Errors
 /// If anything fails on the way.
-pub fn run_script(brokers: &str, script: &str) -> Result<Measured> {
+pub fn run_script(
+    brokers: &str,
+    script: &str,
+    answer: impl AsyncFnOnce(&Pipeline) -> Result<Digest>,
+) -> Result<Measured> {
     let folder = tempfile::Builder::new().prefix("tidemill-bench-a-").tempdir()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -80,16 +84,26 @@ fn script(orders: u64, declared: Declared) -> String {
 
 /// Reads the table back, after the clock was stopped.
 async fn answer(pipeline: &Pipeline) -> Result<Digest> {
-    let statement = "SELECT window_start, product_id, orders, revenue FROM sales";
     let mut digest = Digest::default();
-    for result in pipeline.execute(statement).await? {
+    read(pipeline, "", &mut digest).await?;
+    Ok(digest)
+}
+
+/// Adds the rows of `sales`, those of a condition if there is one.
+///
+/// # Errors
+/// If the query fails or gives something else.
+pub async fn read(pipeline: &Pipeline, condition: &str, digest: &mut Digest) -> Result<()> {
+    let statement =
+        format!("SELECT window_start, product_id, orders, revenue FROM sales {condition}");
+    for result in pipeline.execute(&statement).await? {
         if let StatementResult::Rows { batches, .. } = result {
             for batch in &batches {
-                add(&mut digest, batch)?;
+                add(digest, batch)?;
             }
         }
     }
-    Ok(digest)
+    Ok(())
 }
 
 /// Adds the rows of a batch with the columns of `sales`.

@@ -12,7 +12,7 @@ pub const PRODUCTS: u64 = 10_000;
 /// Orders per minute of event time.
 pub const ORDERS_PER_MINUTE: u64 = 66_667;
 /// Event time of the first order: 2026-11-21 00:00 UTC.
-const EPOCH_MS: i64 = 1_795_219_200_000;
+pub const EPOCH_MS: i64 = 1_795_219_200_000;
 /// Orders are up to this much behind their turn.
 const DISORDER_MS: u64 = 2_000;
 /// The one seed of all runs.
