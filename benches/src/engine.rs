@@ -30,7 +30,19 @@ const TWELVE: &str = "order_id TEXT, customer_id TEXT, product_id TEXT, category
 /// If anything fails on the way.
 pub fn run(brokers: &str, orders: u64, declared: Declared) -> Result<Measured> {
     let script = script(&topic(orders), declared);
-    product::run(brokers, &[script], Clock::FromOpening, answer)
+    run_script(brokers, &script, answer)
+}
+
+/// The same for other statements; `answer` reads what they gave, with the clock stopped.
+///
+/// # Errors
+/// If anything fails on the way.
+pub fn run_script(
+    brokers: &str,
+    script: &str,
+    answer: impl AsyncFnOnce(&Pipeline) -> Result<Digest>,
+) -> Result<Measured> {
+    product::run(brokers, &[script.to_owned()], Clock::FromOpening, answer)
 }
 
 /// The source `orders` over a topic, read to its end.
@@ -70,19 +82,33 @@ fn script(topic: &str, declared: Declared) -> String {
 
 /// Reads the table back, after the clock was stopped.
 async fn answer(pipeline: &Pipeline) -> Result<Digest> {
-    let statement = "SELECT window_start, product_id, orders, revenue FROM sales";
     let mut digest = Digest::default();
-    for result in pipeline.execute(statement).await? {
-        if let StatementResult::Rows { batches, .. } = result {
-            for batch in &batches {
-                add(&mut digest, batch)?;
-            }
-        }
-    }
+    read(pipeline, "", &mut digest).await?;
     Ok(digest)
 }
 
-fn add(digest: &mut Digest, batch: &RecordBatch) -> Result<()> {
+/// Adds the rows of `sales`, those of a condition if there is one.
+///
+/// # Errors
+/// If the query fails or gives something else.
+pub async fn read(pipeline: &Pipeline, condition: &str, digest: &mut Digest) -> Result<()> {
+    let statement =
+        format!("SELECT window_start, product_id, orders, revenue FROM sales {condition}");
+    for result in pipeline.execute(&statement).await? {
+        if let StatementResult::Rows { batches, .. } = result {
+            for batch in &batches {
+                add(digest, batch)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds the rows of a batch with the columns of `sales`.
+///
+/// # Errors
+/// If a column is missing or is of another type.
+pub fn add(digest: &mut Digest, batch: &RecordBatch) -> Result<()> {
     let column = |name: &str, wanted: &DataType| -> Result<_> {
         let column = batch.column_by_name(name).with_context(|| format!("no column {name}"))?;
         Ok(cast(column, wanted)?)

@@ -22,7 +22,7 @@ use crate::{Digest, Measured, receive};
 pub fn consume(brokers: &str, orders: u64) -> Result<Measured> {
     let watch = Stopwatch::start()?;
     let mut bytes = 0;
-    each(brokers, orders, |payload| {
+    each(brokers, &topic(orders), orders, |payload| {
         bytes += payload.len();
         Ok(())
     })?;
@@ -44,7 +44,7 @@ pub fn group(brokers: &str, orders: u64) -> Result<Measured> {
         tree.add_path(&[field]);
     }
     let mut groups = Groups::default();
-    each(brokers, orders, |payload| {
+    each(brokers, &topic(orders), orders, |payload| {
         let fields = sonic_rs::get_many(payload, &tree)?;
         let [Some(product), Some(quantity), Some(price), Some(ordered_at)] = fields.as_slice()
         else {
@@ -68,8 +68,16 @@ fn cents(text: &str) -> Result<u64> {
     Ok(whole.parse::<u64>()? * 100 + part.parse::<u64>()?)
 }
 
-/// Calls `handle` for every record of the topic.
-fn each(brokers: &str, orders: u64, handle: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+/// Calls `handle` for the first `count` records of the topic.
+///
+/// # Errors
+/// The first of `handle`, of the client, or that no record came for 30 s.
+pub fn each(
+    brokers: &str,
+    topic: &str,
+    count: u64,
+    handle: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
     // The same fetch settings as the product's reader.
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -84,8 +92,8 @@ fn each(brokers: &str, orders: u64, handle: impl FnMut(&[u8]) -> Result<()>) -> 
         .create()?;
     let mut assignment = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
-        assignment.add_partition_offset(&topic(orders), partition, Offset::Beginning)?;
+        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
     }
     consumer.assign(&assignment)?;
-    receive::payloads(&consumer, orders, handle)
+    receive::payloads(&consumer, count, handle)
 }

@@ -4,6 +4,7 @@
 //! in its environment), so that CPU time is that of the program alone, broker and generator left
 //! out. Nothing here runs in the product.
 
+pub mod beside;
 pub mod broker;
 pub mod cases;
 pub mod digest;
@@ -18,6 +19,7 @@ pub mod product;
 pub mod receive;
 pub mod report;
 pub mod role;
+pub mod throughput;
 
 pub use digest::Digest;
 pub use measure::Measured;

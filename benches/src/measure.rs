@@ -55,7 +55,7 @@ impl Stopwatch {
     pub fn stop(self) -> Result<Measured> {
         let ticks = cpu_ticks()? - self.cpu_ticks;
         Ok(Measured {
-            cpu_ns: ticks * (1_000_000_000 / TICKS_PER_SECOND),
+            cpu_ns: ticks * tick_ns(),
             wall_ns: u64::try_from(self.began.elapsed().as_nanos())?,
             rss_kib: status_kib("VmHWM:")?,
             digest: None,
@@ -63,6 +63,12 @@ impl Stopwatch {
             held_bytes: 0,
         })
     }
+}
+
+/// Nanoseconds of one clock tick.
+#[must_use]
+pub const fn tick_ns() -> u64 {
+    1_000_000_000 / TICKS_PER_SECOND
 }
 
 /// User and system time of this process.

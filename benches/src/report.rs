@@ -21,7 +21,11 @@ pub struct Spread {
 
 /// The spread of one value a round.
 pub fn spread(rounds: &[Round], value: impl Fn(&Round) -> Option<f64>) -> Option<Spread> {
-    let mut values: Vec<f64> = rounds.iter().filter_map(value).collect();
+    spread_of(rounds.iter().filter_map(value).collect())
+}
+
+/// The spread of some values.
+pub fn spread_of(mut values: Vec<f64>) -> Option<Spread> {
     values.sort_by(f64::total_cmp);
     let (min, max) = (*values.first()?, *values.last()?);
     let upper = values.get(values.len() / 2)?;
@@ -91,13 +95,15 @@ pub fn verdict(what: &str, measured: Option<Spread>, most: f64) -> String {
     format!("{what}: {} (aim: at most {most}), {said}\n", shown(measured, 2))
 }
 
-fn shown(spread: Option<Spread>, digits: usize) -> String {
+/// Median (smallest–largest) with so many digits.
+pub fn shown(spread: Option<Spread>, digits: usize) -> String {
     spread.map_or_else(String::new, |spread| {
         format!("{:.digits$} ({:.digits$}–{:.digits$})", spread.median, spread.min, spread.max)
     })
 }
 
 /// Exact up to 2^53, far above what is measured here.
+#[must_use]
 #[expect(clippy::cast_precision_loss, reason = "measurements are far below 2^53")]
 pub fn as_f64(value: u64) -> f64 {
     value as f64

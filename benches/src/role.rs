@@ -4,9 +4,11 @@
 //! so that they do not take turns on one.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use serde::de::DeserializeOwned;
 
 use crate::Measured;
 
@@ -14,8 +16,10 @@ use crate::Measured;
 const ROLE: &str = "TIDEMILL_BENCH_ROLE";
 /// Tells a child where the broker is.
 const BROKERS: &str = "TIDEMILL_BENCH_BROKERS";
+/// Tells a child how many orders the topic has.
+const EVENTS: &str = "TIDEMILL_BENCH_EVENTS";
 /// The core of the broker and the core of the program under test.
-const BROKER_CORE: &str = "0";
+pub const BROKER_CORE: &str = "0";
 const PROGRAM_CORE: &str = "1";
 
 /// The role of this process, `None` for the one the user started.
@@ -44,17 +48,36 @@ pub fn number(name: &str, default: u64) -> Result<u64> {
 /// # Errors
 /// If it fails or prints no measurement.
 pub fn run(role: &str, brokers: &str) -> Result<Measured> {
-    let output = command(role, PROGRAM_CORE)?
-        .env(BROKERS, brokers)
+    finish(role, command(role, PROGRAM_CORE)?.env(BROKERS, brokers))
+}
+
+/// The same on the topic with this many orders.
+///
+/// # Errors
+/// If it fails or prints no measurement.
+pub fn run_on(role: &str, brokers: &str, orders: u64) -> Result<Measured> {
+    let mut command = command(role, PROGRAM_CORE)?;
+    finish(role, command.env(BROKERS, brokers).env(EVENTS, orders.to_string()))
+}
+
+fn finish(role: &str, command: &mut Command) -> Result<Measured> {
+    let output = command
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("cannot start {role}"))?;
     if !output.status.success() {
         bail!("{role} failed: {}", output.status);
     }
-    let text = String::from_utf8(output.stdout)?;
-    let line = text.lines().last().with_context(|| format!("{role} printed nothing"))?;
-    serde_json::from_str(line).with_context(|| format!("{role} printed: {line}"))
+    last_line(&output.stdout).with_context(|| role.to_string())
+}
+
+/// The measurement in the last line that a program printed.
+///
+/// # Errors
+/// If there is none.
+pub fn last_line<T: DeserializeOwned>(printed: &[u8]) -> Result<T> {
+    let line = std::str::from_utf8(printed)?.lines().last().context("nothing was printed")?;
+    serde_json::from_str(line).with_context(|| format!("no measurement: {line}"))
 }
 
 /// A child broker; ends when dropped.
@@ -85,6 +108,11 @@ impl BrokerChild {
         Ok(Self { child, address: address.trim().to_string() })
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its bootstrap address.
     pub fn address(&self) -> &str {
         &self.address
@@ -99,18 +127,33 @@ impl Drop for BrokerChild {
     }
 }
 
+/// This executable in another role on the core of the programs under test.
+///
+/// # Errors
+/// If it does not know its own path.
+pub fn child(role: &str) -> Result<Command> {
+    command(role, PROGRAM_CORE)
+}
+
 fn command(role: &str, core: &str) -> Result<Command> {
-    let executable = std::env::current_exe()?;
+    let mut command = pinned(&std::env::current_exe()?, core)?;
+    // Freed memory goes back as soon as the server gives it back.
+    command.env(ROLE, role).env("MIMALLOC_PURGE_DELAY", "20");
+    Ok(command)
+}
+
+/// A program on one core, if there is more than one and `taskset` exists.
+///
+/// # Errors
+/// If the machine does not say how many cores it has.
+pub fn pinned(executable: &Path, core: &str) -> Result<Command> {
     let pinned = std::thread::available_parallelism()?.get() > 1
         && Command::new("taskset").arg("-V").output().is_ok_and(|output| output.status.success());
-    let mut command = if pinned {
+    Ok(if pinned {
         let mut command = Command::new("taskset");
         command.args(["-c", core]).arg(executable);
         command
     } else {
         Command::new(executable)
-    };
-    // Freed memory goes back as soon as the server gives it back.
-    command.env(ROLE, role).env("MIMALLOC_PURGE_DELAY", "20");
-    Ok(command)
+    })
 }

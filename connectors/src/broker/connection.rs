@@ -73,8 +73,8 @@ async fn write_answers(
     while let Some(next) = queued.recv().await {
         let Queued { pending, _permit } = next;
         if let Pending::Answer(answer) = pending {
-            let bytes = answer.await.map_err(io::Error::other)?;
-            stream.write_all(&bytes).await?;
+            let mut frame = answer.await.map_err(io::Error::other)?;
+            stream.write_all_buf(&mut frame).await?;
         }
     }
     Ok(())

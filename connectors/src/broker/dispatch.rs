@@ -15,6 +15,7 @@ use tidemill_contract::{Error, Result};
 
 use super::Shared;
 use super::api;
+use super::frame::Frame;
 use super::guard::Guarded;
 
 /// A future of a row's handler.
@@ -35,7 +36,7 @@ pub(super) struct Call {
     pub(super) peer: Peer,
     pub(super) client_id: String,
     pub(super) version: i16,
-    correlation_id: i32,
+    pub(super) correlation_id: i32,
     body: Bytes,
     trial: Trial,
 }
@@ -53,7 +54,7 @@ const ADMIN_FRAME_BYTES_MAX: usize = 4 << 20;
 /// A request that was started.
 pub(super) enum Pending {
     /// The frame to send.
-    Answer(BoxFuture<Result<Bytes>>),
+    Answer(BoxFuture<Result<Frame>>),
     /// The client wants no answer.
     Silent,
 }
@@ -88,7 +89,12 @@ pub(super) const TABLE: &[Api] = &[
         start: |call| Box::pin(api::produce::start(call)),
     },
     // From version 13 on topics are named by id only.
-    row!(Fetch, 4..=12, api::fetch::handle),
+    Api {
+        key: ApiKey::Fetch,
+        version_min: 4,
+        version_max: 12,
+        start: |call| Box::pin(async move { api::fetch::start(call) }),
+    },
     row!(ListOffsets, 1..=7, api::list_offsets::handle),
     row!(Metadata, 0..=12, api::metadata::handle),
     row!(OffsetCommit, 2..=9, api::offset_commit::handle),
@@ -155,7 +161,7 @@ pub(super) fn decode<R: Decodable>(call: &mut Call) -> Result<R> {
 }
 
 /// Encodes the response to a call as a frame.
-pub(super) fn reply<R: Encodable + HeaderVersion>(call: &Call, response: &R) -> Result<Bytes> {
+pub(super) fn reply<R: Encodable + HeaderVersion>(call: &Call, response: &R) -> Result<Frame> {
     encode(call.correlation_id, call.version, response)
 }
 
@@ -178,7 +184,7 @@ fn encode<R: Encodable + HeaderVersion>(
     correlation_id: i32,
     version: i16,
     response: &R,
-) -> Result<Bytes> {
+) -> Result<Frame> {
     let encoded = || -> std::result::Result<BytesMut, Box<dyn std::error::Error + Send + Sync>> {
         let header = ResponseHeader::default().with_correlation_id(correlation_id);
         let header_version = R::header_version(version);
@@ -190,7 +196,7 @@ fn encode<R: Encodable + HeaderVersion>(
         Ok(frame)
     };
     match encoded() {
-        Ok(frame) => Ok(frame.freeze()),
+        Ok(frame) => Ok(frame.freeze().into()),
         Err(error) => {
             tracing::error!(error = %error, version, "could not encode a response");
             Err(Error::internal(format!("could not encode a response: {error}")))

@@ -21,6 +21,7 @@ mod api;
 mod config;
 mod connection;
 mod dispatch;
+mod frame;
 mod group;
 mod guard;
 mod server;
@@ -36,13 +37,15 @@ use tokio::task::JoinHandle;
 
 pub use config::BrokerConfig;
 use group::Coordinator;
-use storage::{Storage, StorageThread};
+use storage::{Buffers, Storage, StorageThread};
 
 /// What every request may use.
 #[derive(Debug)]
 struct Shared {
     config: BrokerConfig,
     storage: Storage,
+    /// Memory for what fetches read.
+    buffers: Arc<Buffers>,
     groups: Coordinator,
     /// Kibibytes of requests that may still be read into memory.
     inflight: Arc<Semaphore>,
@@ -80,6 +83,7 @@ impl Broker {
             groups: Coordinator::new(config.group_initial_delay),
             inflight: Arc::new(Semaphore::new(config.inflight_bytes_max.div_ceil(1024))),
             storage,
+            buffers: Arc::default(),
             config,
         });
         let stop = watch::Sender::new(false);

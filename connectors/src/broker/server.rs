@@ -50,7 +50,7 @@ pub(super) async fn accept(
     connections.shutdown().await;
 }
 
-/// Runs retention and group time-outs until told to stop.
+/// Runs retention and group time-outs, and gives idle memory back, until told to stop.
 pub(super) async fn upkeep(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let mut group_tick = tokio::time::interval(GROUP_TICK);
     group_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -59,7 +59,10 @@ pub(super) async fn upkeep(shared: Arc<Shared>, mut stop: watch::Receiver<bool>)
     while !*stop.borrow_and_update() {
         tokio::select! {
             _ = group_tick.tick() => shared.groups.tick(),
-            _ = retention_tick.tick() => shared.storage.retain().await,
+            _ = retention_tick.tick() => {
+                shared.buffers.clear();
+                shared.storage.retain().await;
+            }
             changed = stop.changed() => if changed.is_err() { break },
         }
     }

@@ -258,6 +258,78 @@ fn ask_offset_requests(wire: &mut Wire, announced: &mut Vec<(i16, i16, i16)>) {
     });
 }
 
+/// What a stored batch must look like: as it was sent, with its place in the log written into it.
+fn stored(sent: &Bytes, base_offset: i64) -> Vec<u8> {
+    let mut bytes = sent.to_vec();
+    bytes[..8].copy_from_slice(&base_offset.to_be_bytes());
+    bytes[12..16].fill(0);
+    bytes
+}
+
+/// The records of partition 0 of each topic, from the given offset on.
+fn fetch(wire: &mut Wire, version: i16, from: &[(&str, i64)], bytes_max: i32) -> Vec<Bytes> {
+    let topics = from.iter().map(|(topic, offset)| {
+        let partition = fetch_request::FetchPartition::default()
+            .with_fetch_offset(*offset)
+            .with_partition_max_bytes(bytes_max);
+        fetch_request::FetchTopic::default()
+            .with_topic(name(topic))
+            .with_partitions(vec![partition])
+    });
+    let request = FetchRequest::default().with_max_bytes(64 << 20).with_topics(topics.collect());
+    let response = wire.ask(version, &request);
+    assert_eq!(response.error_code, 0);
+    let partition = |(index, (topic, _)): (usize, &(&str, i64))| {
+        assert_eq!(response.responses[index].topic, name(topic));
+        let [partition] = response.responses[index].partitions.as_slice() else {
+            panic!("one partition is answered");
+        };
+        assert_eq!((partition.partition_index, partition.error_code), (0, 0));
+        partition.records.clone().expect("records")
+    };
+    from.iter().enumerate().map(partition).collect()
+}
+
+/// Large batches go from the request to the file and from the file to the socket without a copy,
+/// small ones are put together, and read memory is used again: what comes out is what went in.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_come_out_as_they_went_in() {
+    let dir = TempDir::new().expect("a directory");
+    let broker = start(&dir).await;
+    let wire = &mut Wire::connect(broker.address());
+    let long = |letter: char| letter.to_string().repeat(300_000);
+    let sent = [
+        batch(NOBODY, &["one", "two"]),
+        batch(NOBODY, &[&long('a'), &long('b')]),
+        batch(NOBODY, &["three"]),
+        batch(NOBODY, &["four"]),
+        batch(NOBODY, &[&long('c')]),
+    ];
+    let starts = [0, 2, 4, 5, 6];
+    create(wire, "mixed");
+    create(wire, "small");
+    for (batch, start) in sent.iter().zip(starts) {
+        assert_eq!(wire.produce("mixed", batch.clone()).base_offset, start);
+    }
+    assert_eq!(wire.produce("small", sent[0].clone()).error_code, 0);
+    let small = stored(&sent[0], 0);
+    let from = |first: usize| -> Vec<u8> {
+        sent.iter().zip(starts).skip(first).flat_map(|(batch, at)| stored(batch, at)).collect()
+    };
+    for version in 4..=12 {
+        for (first, start) in starts.into_iter().enumerate() {
+            let both = [("mixed", start), ("small", 0)];
+            let fetched = fetch(wire, version, &both, 8 << 20);
+            assert_eq!(fetched[0], from(first), "version {version}, offset {start}");
+            assert_eq!(fetched[1], small, "version {version}, offset {start}");
+            // One batch comes whole, however little is asked for.
+            let one = fetch(wire, version, &[("mixed", start)], 1);
+            assert_eq!(one[0], stored(&sent[first], start), "version {version}, offset {start}");
+        }
+    }
+    broker.stop().await.expect("the broker stops");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_version_is_told_which_are_known() {
     let dir = tempfile::tempdir().unwrap();

@@ -11,12 +11,14 @@ use futures::future;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, TopicName};
+use tidemill_contract::Result as Answered;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::config::FETCH_BYTES_MAX;
-use super::super::dispatch::Call;
-use super::super::storage::{Overrun, PartitionRef, Slice};
+use super::super::dispatch::{self, Call, Pending};
+use super::super::storage::{Buffers, Limit, Overrun, PartitionRef, Slice};
+use super::fetch_frame;
 
 /// Longest wait granted, whatever the client asks for.
 const WAIT_MAX: Duration = Duration::from_secs(300);
@@ -33,7 +35,17 @@ struct Wanted {
 
 type Found = Vec<Result<Slice, ResponseError>>;
 
-pub(in super::super) async fn handle(call: Arc<Call>, request: FetchRequest) -> FetchResponse {
+/// Decodes the request; the pending answer waits for records.
+pub(in super::super) fn start(mut call: Call) -> Answered<Pending> {
+    let request: FetchRequest = dispatch::decode(&mut call)?;
+    Ok(Pending::Answer(Box::pin(async move {
+        let (correlation_id, version) = (call.correlation_id, call.version);
+        let response = handle(call, request).await;
+        fetch_frame::encode(correlation_id, version, response)
+    })))
+}
+
+async fn handle(call: Call, request: FetchRequest) -> FetchResponse {
     if request.session_id != 0 {
         let error = ResponseError::FetchSessionIdNotFound;
         return FetchResponse::default().with_error_code(error.code());
@@ -52,7 +64,7 @@ pub(in super::super) async fn handle(call: Arc<Call>, request: FetchRequest) -> 
         for watcher in &mut watchers {
             watcher.mark_unchanged();
         }
-        let found = read(Arc::clone(&wanted), bytes_max).await;
+        let found = read(Arc::clone(&wanted), Arc::clone(&call.shared.buffers), bytes_max).await;
         let failed = found.iter().any(Result::is_err);
         let bytes: usize = found.iter().flatten().map(|slice| slice.records.len()).sum();
         if failed || bytes >= bytes_min || watchers.is_empty() {
@@ -88,20 +100,24 @@ fn resolve(call: &Call, request: FetchRequest) -> (Vec<TopicName>, Vec<Wanted>) 
 }
 
 /// Reads every partition off the async threads.
-async fn read(wanted: Arc<[Wanted]>, bytes_max: usize) -> Found {
+async fn read(wanted: Arc<[Wanted]>, buffers: Arc<Buffers>, bytes_max: usize) -> Found {
     let count = wanted.len();
-    let read = tokio::task::spawn_blocking(move || read_blocking(&wanted, bytes_max)).await;
+    let read = move || read_blocking(&wanted, &buffers, bytes_max);
+    let read = tokio::task::spawn_blocking(read).await;
     read.unwrap_or_else(|_| vec![Err(ResponseError::UnknownServerError); count])
 }
 
-fn read_blocking(wanted: &[Wanted], bytes_max: usize) -> Found {
+fn read_blocking(wanted: &[Wanted], buffers: &Arc<Buffers>, bytes_max: usize) -> Found {
     let mut left = bytes_max;
     let mut overrun = Overrun::FirstBatch;
     let mut found = Vec::with_capacity(wanted.len());
     for one in wanted {
         let slice = match &one.partition {
             None => Err(ResponseError::UnknownTopicOrPartition),
-            Some(partition) => partition.read(one.offset, one.bytes_max.min(left), overrun),
+            Some(partition) => {
+                let limit = Limit { bytes_max: one.bytes_max.min(left), overrun };
+                partition.read(one.offset, limit, buffers)
+            }
         };
         if let Ok(slice) = &slice
             && !slice.records.is_empty()

@@ -12,6 +12,7 @@ pub(super) mod describe_cluster;
 pub(super) mod describe_configs;
 pub(super) mod describe_groups;
 pub(super) mod fetch;
+mod fetch_frame;
 pub(super) mod find_coordinator;
 pub(super) mod heartbeat;
 pub(super) mod init_producer_id;

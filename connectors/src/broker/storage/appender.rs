@@ -7,16 +7,16 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use kafka_protocol::ResponseError;
 
-use super::batch::{self, Batch};
+use super::batch::Batch;
 use super::partition::Partition;
 use super::producers::{Producers, Verdict};
 use super::recovery::{self, Recovered};
 use super::segment::{self, Segment, Stored};
+use super::write_buffer::WriteBuffer;
 use crate::failpoint;
 
 /// Buffered bytes after which a write starts without waiting for the flush.
@@ -36,7 +36,7 @@ pub(crate) struct Appender {
     file: Arc<File>,
     /// Bytes handed to the file, durable or not.
     written: u64,
-    buffer: Vec<u8>,
+    buffer: WriteBuffer,
     /// Batches appended since the last flush.
     pending: Vec<Stored>,
     next_offset: i64,
@@ -52,7 +52,7 @@ impl Appender {
         Self {
             file: Arc::clone(&open.file),
             written: open.bytes,
-            buffer: Vec::new(),
+            buffer: WriteBuffer::default(),
             pending: Vec::new(),
             next_offset: open.next_offset,
             producers,
@@ -104,7 +104,7 @@ impl Appender {
         let base_offset = self.next_offset;
         for batch in batches {
             let position = self.written + self.buffer.len() as u64;
-            batch::place(batch, self.next_offset, &mut self.buffer);
+            self.buffer.push(batch, self.next_offset);
             self.producers.record(&batch.header, self.next_offset);
             let stored = Stored::new(&batch.header, self.next_offset, position);
             self.next_offset = stored.last_offset + 1;
@@ -166,11 +166,9 @@ impl Appender {
     }
 
     fn write_buffer(&mut self) -> io::Result<()> {
-        self.file.write_all_at(&self.buffer, self.written)?;
-        self.written += self.buffer.len() as u64;
-        self.buffer.clear();
-        // One huge request must not pin its buffer for ever.
-        self.buffer.shrink_to(BUFFER_BYTES_MAX);
+        let bytes = self.buffer.len() as u64;
+        self.buffer.write(&self.file, self.written)?;
+        self.written += bytes;
         Ok(())
     }
 

@@ -10,6 +10,8 @@ use kafka_protocol::ResponseError;
 pub(crate) const HEADER_BYTES: usize = 61;
 /// Bytes before the part that `batch_length` counts.
 pub(crate) const PREFIX_BYTES: usize = 12;
+/// Bytes that say where in the log a batch lies: base offset, length, leader epoch.
+pub(crate) const PLACE_BYTES: usize = 16;
 /// Where the part covered by the checksum starts.
 const CHECKED_FROM: usize = 21;
 
@@ -145,12 +147,13 @@ pub(crate) fn checksum_holds(header: &Header, bytes: &[u8]) -> bool {
     bytes.get(CHECKED_FROM..).is_some_and(|checked| crc32c::crc32c(checked) == header.crc)
 }
 
-/// Appends a batch to `out` with its place in the log written into it.
-pub(crate) fn place(batch: &Batch, base_offset: i64, out: &mut Vec<u8>) {
-    out.extend_from_slice(&base_offset.to_be_bytes());
-    out.extend_from_slice(&batch.bytes[8..12]);
-    out.extend_from_slice(&0_i32.to_be_bytes());
-    out.extend_from_slice(&batch.bytes[16..]);
+/// The first bytes of a batch with its place in the log written into them.
+pub(crate) fn place(batch: &Batch, base_offset: i64) -> [u8; PLACE_BYTES] {
+    let mut place = [0; PLACE_BYTES];
+    place[..8].copy_from_slice(&base_offset.to_be_bytes());
+    // The length stays; the leader epoch after it is 0 on a single node.
+    place[8..12].copy_from_slice(&batch.bytes[8..12]);
+    place
 }
 
 /// The first record of a stored batch whose time is at or after `timestamp`: offset and time.

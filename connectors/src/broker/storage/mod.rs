@@ -14,6 +14,7 @@
 
 mod appender;
 pub(super) mod batch;
+mod buffers;
 mod catalog;
 mod files;
 mod log_thread;
@@ -26,6 +27,7 @@ mod recovery;
 mod retention;
 mod segment;
 mod settings;
+mod write_buffer;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -37,10 +39,11 @@ use tidemill_contract::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) use appender::Placed;
+pub(super) use buffers::Buffers;
 pub(super) use catalog::{Topic, Topics};
 pub(super) use offsets::{Committed, Entry, OffsetTable};
 pub(super) use partition::PartitionRef;
-pub(super) use reader::{Overrun, Slice};
+pub(super) use reader::{Limit, Overrun, Slice};
 pub(super) use settings::TopicSettings;
 
 use super::config::{BrokerConfig, PARTITIONS_MAX, TOPICS_MAX};

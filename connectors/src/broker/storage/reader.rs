@@ -13,6 +13,7 @@ use kafka_protocol::ResponseError;
 
 use super::appender::storage_failed;
 use super::batch::{self, HEADER_BYTES, Header};
+use super::buffers::{Buffer, Buffers};
 use super::partition::Partition;
 use super::segment::INDEX_INTERVAL;
 
@@ -34,6 +35,13 @@ pub(crate) enum Overrun {
     Never,
 }
 
+/// How much a read may return.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) bytes_max: usize,
+    pub(crate) overrun: Overrun,
+}
+
 /// A range of durable bytes of one segment.
 #[derive(Debug)]
 struct Range {
@@ -47,8 +55,8 @@ impl Partition {
     pub(crate) fn read(
         &self,
         offset: i64,
-        bytes_max: usize,
-        overrun: Overrun,
+        limit: Limit,
+        buffers: &Arc<Buffers>,
     ) -> Result<Slice, ResponseError> {
         let (range, log_start, high_watermark) = {
             let state = self.state();
@@ -66,7 +74,7 @@ impl Partition {
         };
         let records = match range {
             None => Bytes::new(),
-            Some(range) => read_batches(&range, offset, bytes_max, overrun)
+            Some(range) => read_batches(&range, offset, limit, buffers)
                 .map_err(|error| storage_failed(self, &error))?,
         };
         Ok(Slice { records, log_start, high_watermark })
@@ -113,13 +121,14 @@ impl Partition {
 fn read_batches(
     range: &Range,
     offset: i64,
-    bytes_max: usize,
-    overrun: Overrun,
+    limit: Limit,
+    buffers: &Arc<Buffers>,
 ) -> io::Result<Bytes> {
+    let Limit { bytes_max, overrun } = limit;
     let available = usize::try_from(range.to - range.from).map_err(io::Error::other)?;
     // The wanted batch starts within one index interval of the entry.
     let wanted = bytes_max.saturating_add(2 * INDEX_INTERVAL as usize).min(available);
-    let mut buffer = vec![0; wanted];
+    let mut buffer = buffers.take(wanted);
     range.file.read_exact_at(&mut buffer, range.from)?;
 
     let mut start = 0;
@@ -146,18 +155,18 @@ fn read_batches(
         }
         end = next;
     }
-    Ok(Bytes::from(buffer).slice(start..end))
+    Ok(Bytes::from_owner(buffer).slice(start..end))
 }
 
 /// One batch that is larger than the limit; what was read already is not read again.
-fn read_one(range: &Range, mut buffer: Vec<u8>, start: usize, bytes: usize) -> io::Result<Bytes> {
+fn read_one(range: &Range, mut buffer: Buffer, start: usize, bytes: usize) -> io::Result<Bytes> {
     let end = start + bytes;
     let read = buffer.len();
     if end > read {
-        buffer.resize(end, 0);
+        buffer.grow(end);
         range.file.read_exact_at(&mut buffer[read..], range.from + read as u64)?;
     }
-    Ok(Bytes::from(buffer).slice(start..end))
+    Ok(Bytes::from_owner(buffer).slice(start..end))
 }
 
 fn find_time(range: &Range, timestamp: i64, log_start: i64) -> io::Result<Option<(i64, i64)>> {
