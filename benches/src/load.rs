@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use tidemill_connectors::log::kafka::{KafkaLog, KafkaSettings};
 
 use crate::Digest;
@@ -105,7 +105,13 @@ pub fn fill(brokers: &str, orders: u64) -> Result<Digest> {
     Ok(groups.digest())
 }
 
-fn send(producer: &BaseProducer, topic: &str, partition: i32, payload: &[u8]) -> Result<()> {
+/// Hands a record over, waiting while the producer is full.
+pub(crate) fn send<C: ProducerContext<DeliveryOpaque = ()>>(
+    producer: &BaseProducer<C>,
+    topic: &str,
+    partition: i32,
+    payload: &[u8],
+) -> Result<()> {
     let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(payload);
     loop {
         match producer.send(record) {

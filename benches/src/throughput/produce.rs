@@ -6,12 +6,11 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 
 use super::{ClientRun, Content};
-use crate::load::PARTITIONS;
+use crate::load::{PARTITIONS, send};
 use crate::measure::Stopwatch;
 use crate::orders::Orders;
 
@@ -99,23 +98,4 @@ fn payloads() -> Result<Vec<Vec<u8>>> {
         payloads.push(payload);
     }
     Ok(payloads)
-}
-
-fn send(
-    producer: &BaseProducer<Acknowledged>,
-    topic: &str,
-    partition: i32,
-    payload: &[u8],
-) -> Result<()> {
-    let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(payload);
-    loop {
-        match producer.send(record) {
-            Ok(()) => return Ok(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                record = back;
-                producer.poll(Duration::from_millis(10));
-            }
-            Err((error, _)) => return Err(error.into()),
-        }
-    }
 }

@@ -12,7 +12,6 @@
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::fmt;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -71,8 +70,12 @@ impl<C: ConsumerContext> Queue<C> {
 
     /// A batch with nothing in it.
     pub(super) fn batch(&self) -> Batch<C> {
-        let consumer = Arc::clone(&self.consumer);
-        Batch { messages: Vec::new(), room: Vec::new(), parsing: Mutex::new(()), consumer }
+        Batch {
+            messages: Vec::new(),
+            room: Vec::new(),
+            parsing: Mutex::new(()),
+            _consumer: Arc::clone(&self.consumer),
+        }
     }
 }
 
@@ -85,7 +88,7 @@ pub(super) struct Batch<C: ConsumerContext + 'static> {
     /// Held while the library parses the headers of a message, which it keeps in it.
     parsing: Mutex<()>,
     /// The messages must go before the client.
-    consumer: Arc<BaseConsumer<C>>,
+    _consumer: Arc<BaseConsumer<C>>,
 }
 
 // SAFETY: the messages are this batch's alone, and librdkafka lets any thread read and destroy a
@@ -101,17 +104,6 @@ impl<C: ConsumerContext> Drop for Batch<C> {
             // SAFETY: the library handed it to us, nothing of it is lent any more.
             unsafe { rd_kafka_message_destroy(message) }
         }
-    }
-}
-
-impl<C: ConsumerContext> fmt::Debug for Batch<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} messages of {}",
-            self.messages.len(),
-            self.consumer.client().native_ptr() as usize
-        )
     }
 }
 
